@@ -1,0 +1,305 @@
+"""Recipes: what a run is, as frozen pydantic models. Importable without torch.
+
+A run is named by :meth:`RunConfig.digest`; a study expands to runs. Every field is flat or singly
+nested, without unions, so that Prefect can show it as a form and refuse a misspelt key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Method = Literal["reopold", "opd", "grpo", "sft"]
+Family = Literal["maths", "visual", "tools"]
+
+#: Methods whose reward is the teacher's log-probability.
+DISTILLATION_METHODS: tuple[Method, ...] = ("reopold", "opd")
+
+
+class ConfigError(Exception):
+    """A recipe, path or environment the user must mend before any work can start (exit code 2)."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Strict):
+    student: str
+    """Student checkpoint: a Hugging Face folder or hub id. Both models share one tokenizer."""
+    teacher: str = ""
+    """Teacher checkpoint; empty for methods that need none (grpo, sft)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights and activations. Softmax, log-probs and entropies are float32 whatever this says."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the first GPU that is visible, else the CPU."""
+
+
+class DataConfig(Strict):
+    train: str
+    """JSONL prompts: `{"id", "prompt": [chat messages], "answer", "completion"?}` a line."""
+    reward: Literal["final_answer", "none"] = "final_answer"
+    """Outcome reward of a rollout: 1 if its final answer equals `answer`. grpo learns from it,
+    every other method only logs it."""
+
+
+class SamplingConfig(Strict):
+    """Rollouts. There is no top-p, top-k or min-p: they renormalise in the sampler only, and the
+    importance ratio would be wrong (pitfalls, trl #6789)."""
+
+    prompts_per_step: int = Field(32, ge=1)
+    """Distinct prompts a step (P)."""
+    rollouts_per_prompt: int = Field(4, ge=1)
+    """Samples a prompt (G). The group that grpo compares within."""
+    max_new_tokens: int = Field(48, ge=1)
+    """A rollout that reaches this is truncated: kept, and counted in `rollout/truncated_fraction`."""
+    temperature: float = Field(1.0, gt=0.0, le=2.0)
+    """Sampling temperature. Log-probs and entropies are taken at temperature 1 whatever this says."""
+
+
+class ObjectiveConfig(Strict):
+    lam: float = Field(0.3, gt=0.0, lt=1.0)
+    """reopold: lambda of the reward floor (method.md section 2). Smaller: a lower floor, less
+    clipping."""
+    floor: Literal["mixture", "odds"] = "mixture"
+    """reopold: `log(lam)/(1-lam)` or `log(lam/(1-lam))`; the odds form refuses lam >= 0.5."""
+    beta: float = Field(0.2, gt=0.0, le=1.0)
+    """reopold: fraction of highest-entropy tokens that refinement (phase II) learns from."""
+    switch_fraction: float = Field(0.5, ge=0.0, le=1.0)
+    """reopold: share of the steps spent in exploration (phase I) before refinement starts."""
+    ratio_clip: float = Field(0.2, gt=0.0, lt=1.0)
+    """grpo: PPO clip of the importance ratio. The distillation methods clip the reward instead."""
+
+    @model_validator(mode="after")
+    def _odds_floor_is_negative(self) -> Self:
+        if self.floor == "odds" and self.lam >= 0.5:
+            raise ValueError(
+                f"floor 'odds' needs lam < 0.5 (got {self.lam}): the floor log(lam/(1-lam)) would "
+                "not be negative; lower lam or use floor 'mixture'"
+            )
+        return self
+
+
+class OptimizerConfig(Strict):
+    lr: float = Field(3e-4, gt=0.0)
+    """AdamW learning rate, constant after the warm-up. 1e-6 (7B) to 5e-6 (1.5B) for real models."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(0.999, ge=0.0, lt=1.0)
+    grad_clip: float = Field(1.0, gt=0.0)
+    """Gradient norm above which the gradient is scaled down."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises linearly from 0."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: constant (the method's setting) or a cosine down to 0 (for sft)."""
+
+
+class TrainConfig(Strict):
+    steps: int = Field(100, ge=1)
+    """Optimiser steps. One step is one batch of prompts_per_step x rollouts_per_prompt samples."""
+    checkpoint_every: int = Field(25, ge=1)
+    """Steps between checkpoints. Every checkpoint is evaluated; the last step always is one."""
+    micro_batch: int = Field(128, ge=1)
+    """Sequences a forward-backward pass. The gradient does not depend on it, memory does."""
+    keep_rollouts: int = Field(8, ge=0)
+    """Rollouts written to `rollouts/` at every checkpoint, to read with one's own eyes."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of the trainer. More than one changes float sums, hence the bits."""
+
+
+class EvaluationConfig(Strict):
+    benchmark: str = "micro_maths"
+    """Benchmark under `evals/benchmarks` that every checkpoint is evaluated on."""
+    data: str = ""
+    """JSONL file of the benchmark's test problems (local; nothing is fetched)."""
+    samples: int = Field(4, ge=1)
+    """Samples a question (k of avg@k, pass@k and maj@k)."""
+    temperature: float = Field(1.0, ge=0.0, le=2.0)
+    """Sampling temperature of the evaluation; 0 is greedy."""
+    max_new_tokens: int = Field(48, ge=1)
+    batch_size: int = Field(512, ge=1)
+    """Sequences sampled together. The score does not depend on it beyond float noise."""
+    seed: int = 1234
+    """Seed of the evaluation's samples, the same for every method and checkpoint."""
+
+
+class RunConfig(Strict):
+    """One training run: a method, a seed, and everything that decides its result."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run's folder, for example `reopold-s1`."""
+    method: Method = "reopold"
+    family: Family = "maths"
+    seed: int = Field(0, ge=0)
+    model: ModelConfig
+    data: DataConfig
+    sampling: SamplingConfig = SamplingConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _teacher_where_needed(self) -> Self:
+        if self.method in DISTILLATION_METHODS and not self.model.teacher:
+            raise ValueError(f"method '{self.method}' needs model.teacher")
+        if self.method == "grpo" and self.sampling.rollouts_per_prompt < 2:
+            raise ValueError("method 'grpo' compares within a group: rollouts_per_prompt must be at least 2")
+        if self.method == "grpo" and self.data.reward == "none":
+            raise ValueError("method 'grpo' learns from the outcome: data.reward must not be 'none'")
+        return self
+
+    @property
+    def switch_step(self) -> int:
+        """First step (from 0) of refinement."""
+        return round(self.objective.switch_fraction * self.train.steps)
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.sampling.prompts_per_step * self.sampling.rollouts_per_prompt
+
+    def phase(self, step: int) -> str:
+        """Name of the phase that step (from 0) belongs to; methods without phases have one."""
+        if self.method != "reopold":
+            return self.method
+        return "exploration" if step < self.switch_step else "refinement"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Completed-step counts at which a checkpoint is written, in order."""
+        every, last = self.train.checkpoint_every, self.train.steps
+        steps = set(range(every, last + 1, every)) | {last}
+        if self.method == "reopold" and 0 < self.switch_step < last:
+            steps.add(self.switch_step)
+        return sorted(steps)
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: two runs with one digest are the same experiment."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+    def canonical_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2)
+
+
+class MicroConfig(Strict):
+    """The embedded suite: problems, and the two models trained on them from scratch."""
+
+    problems_seed: int = 2026
+    """Seed of problems, splits and worked solutions."""
+    train_problems: int = Field(8000, ge=1)
+    test_problems: int = Field(500, ge=1)
+    validation_problems: int = Field(500, ge=1)
+    missing_skill_wrong: float = Field(0.8, ge=0.0, le=1.0)
+    """Share of wrong results in the student's worked solutions for `*` by an operand of 4 or more."""
+    teacher_width: int = Field(96, ge=8, multiple_of=8)
+    teacher_layers: int = Field(3, ge=1)
+    teacher_steps: int = Field(600, ge=1)
+    teacher_lr: float = Field(3e-3, gt=0.0)
+    student_width: int = Field(64, ge=8, multiple_of=8)
+    student_layers: int = Field(2, ge=1)
+    student_steps: int = Field(600, ge=1)
+    student_lr: float = Field(3e-3, gt=0.0)
+    sft_batch: int = Field(128, ge=1)
+    """Worked solutions a supervised step."""
+
+
+class StudyConfig(Strict):
+    """Methods x seeds from one base recipe, compared on one benchmark."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    methods: list[Method] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    baseline: Method = "grpo"
+    """Method whose final score is the target of the sample-efficiency comparison."""
+    micro: MicroConfig = MicroConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Self:
+        if len(set(self.methods)) != len(self.methods) or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("methods and seeds must each be listed once")
+        if "sft" in self.methods:
+            raise ValueError("'sft' trains the study's teacher and student; it is not compared here")
+        return self
+
+
+Config = TypeVar("Config", bound=Strict)
+
+
+def load_recipe(path: Path, kind: type[Config], overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML recipe as `kind`, with `key.sub=value` overrides.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown (the nearest valid one is
+            named), or a value has the wrong type or range.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no recipe at {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values, not {type(raw).__name__}")
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse(raw, kind, str(path))
+
+
+def parse(raw: Mapping[str, Any], kind: type[Config], source: str) -> Config:
+    """Validate `raw` as `kind`; every fault becomes a line of one :class:`ConfigError`."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(fault, kind) for fault in error.errors()]
+        raise ConfigError(f"{source}: " + "\n  ".join(lines)) from error
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override!r}: write it as key=value, for example train.steps=50")
+    *parents, leaf = key.split(".")
+    node: Any = raw
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: '{parent}' is a value, not a section")
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+
+
+def _explain(fault: Any, kind: type[BaseModel]) -> str:
+    """One fault as `where: what is wrong (how to mend it)`."""
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        valid = _keys_at(kind, fault["loc"][:-1])
+        near = difflib.get_close_matches(str(fault["loc"][-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(valid)}"
+        return f"unknown key '{where}': {hint}"
+    if fault["type"] == "missing":
+        return f"'{where}' is missing"
+    if fault["type"] == "value_error":
+        return f"{where}: {fault['ctx']['error']}" if where else str(fault["ctx"]["error"])
+    return f"'{where}': {fault['msg']} (got {fault['input']!r})"
+
+
+def _keys_at(kind: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+    node: Any = kind
+    for part in loc:
+        node = node.model_fields[part].annotation
+    return list(node.model_fields)
