@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, graders, multi-sample metrics, intervals and reports."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -23,6 +23,9 @@ Family = Literal["maths", "visual", "tools"]
 DISTILLATION_METHODS: tuple[Method, ...] = ("reopold", "opd")
 
 
+Section = TypeVar("Section", bound="Strict")
+
+
 class ConfigError(Exception):
     """A recipe, path or environment the user must mend before any work can start (exit code 2)."""
 
@@ -30,12 +33,16 @@ class ConfigError(Exception):
 class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    def canonical_json(self) -> str:
+        """The one way a config is written to disk, so that equal configs are equal bytes."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2)
+
 
 class ModelConfig(Strict):
     student: str
-    """Student checkpoint: a Hugging Face folder or hub id. Both models share one tokenizer."""
+    """Student checkpoint: a folder (starting with `.`, `/` or `~`) or a hub id."""
     teacher: str = ""
-    """Teacher checkpoint; empty for methods that need none (grpo, sft)."""
+    """Teacher checkpoint, of the student's tokenizer; empty where none is needed (grpo, sft)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Weights and activations. Softmax, log-probs and entropies are float32 whatever this says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -44,7 +51,8 @@ class ModelConfig(Strict):
 
 class DataConfig(Strict):
     train: str
-    """JSONL prompts: `{"id", "prompt": [chat messages], "answer", "completion"?}` a line."""
+    """JSONL prompts, a path starting with `.`, `/` or `~`; a line is
+    `{"id", "prompt": [chat messages], "answer", "completion"?}`."""
     reward: Literal["final_answer", "none"] = "final_answer"
     """Outcome reward of a rollout: 1 if its final answer equals `answer`. grpo learns from it,
     every other method only logs it."""
@@ -59,9 +67,9 @@ class SamplingConfig(Strict):
     rollouts_per_prompt: int = Field(4, ge=1)
     """Samples a prompt (G). The group that grpo compares within."""
     max_new_tokens: int = Field(48, ge=1)
-    """A rollout that reaches this is truncated: kept, and counted in `rollout/truncated_fraction`."""
+    """A rollout that reaches this is truncated: it is kept, and the share of them is logged."""
     temperature: float = Field(1.0, gt=0.0, le=2.0)
-    """Sampling temperature. Log-probs and entropies are taken at temperature 1 whatever this says."""
+    """Sampling temperature. Log-probs and entropies are those of temperature 1 all the same."""
 
 
 class ObjectiveConfig(Strict):
@@ -151,9 +159,13 @@ class RunConfig(Strict):
         if self.method in DISTILLATION_METHODS and not self.model.teacher:
             raise ValueError(f"method '{self.method}' needs model.teacher")
         if self.method == "grpo" and self.sampling.rollouts_per_prompt < 2:
-            raise ValueError("method 'grpo' compares within a group: rollouts_per_prompt must be at least 2")
+            raise ValueError(
+                "method 'grpo' compares within a group: rollouts_per_prompt must be at least 2"
+            )
         if self.method == "grpo" and self.data.reward == "none":
-            raise ValueError("method 'grpo' learns from the outcome: data.reward must not be 'none'")
+            raise ValueError(
+                "method 'grpo' learns from the outcome: data.reward must not be 'none'"
+            )
         return self
 
     @property
@@ -179,12 +191,24 @@ class RunConfig(Strict):
             steps.add(self.switch_step)
         return sorted(steps)
 
+    def with_paths(self, change: Callable[[str], str]) -> Self:
+        """This recipe with `change` applied to every local path (hub ids and "" are left alone)."""
+
+        def changed(section: Section, *fields: str) -> Section:
+            paths = {field: getattr(section, field) for field in fields}
+            local = {field: change(path) for field, path in paths.items() if is_local(path)}
+            return section.model_copy(update=local)
+
+        update = {
+            "model": changed(self.model, "student", "teacher"),
+            "data": changed(self.data, "train"),
+            "evaluation": changed(self.evaluation, "data"),
+        }
+        return self.model_copy(update=update)
+
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: two runs with one digest are the same experiment."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
-
-    def canonical_json(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2)
 
 
 class MicroConfig(Strict):
@@ -192,11 +216,11 @@ class MicroConfig(Strict):
 
     problems_seed: int = 2026
     """Seed of problems, splits and worked solutions."""
-    train_problems: int = Field(8000, ge=1)
-    test_problems: int = Field(500, ge=1)
-    validation_problems: int = Field(500, ge=1)
+    train_problems: int = Field(20_000, ge=1, le=1_000_000)
+    test_problems: int = Field(500, ge=1, le=100_000)
+    validation_problems: int = Field(500, ge=1, le=100_000)
     missing_skill_wrong: float = Field(0.8, ge=0.0, le=1.0)
-    """Share of wrong results in the student's worked solutions for `*` by an operand of 4 or more."""
+    """Share of wrong results for `*` by an operand of 4 or more in the student's solutions."""
     teacher_width: int = Field(96, ge=8, multiple_of=8)
     teacher_layers: int = Field(3, ge=1)
     teacher_steps: int = Field(600, ge=1)
@@ -229,11 +253,21 @@ class StudyConfig(Strict):
         if len(set(self.methods)) != len(self.methods) or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("methods and seeds must each be listed once")
         if "sft" in self.methods:
-            raise ValueError("'sft' trains the study's teacher and student; it is not compared here")
+            raise ValueError(
+                "'sft' trains the study's teacher and student; it is not compared here"
+            )
         return self
 
 
 Config = TypeVar("Config", bound=Strict)
+
+
+def is_local(path: str) -> bool:
+    """Whether a checkpoint or data path names a place on disk: it starts with `.`, `/` or `~`.
+
+    Anything else is a hub id, for example `Qwen/Qwen3-0.6B`.
+    """
+    return path.startswith((".", "/", "~"))
 
 
 def load_recipe(path: Path, kind: type[Config], overrides: Sequence[str] = ()) -> Config:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -64,37 +65,45 @@ class RunDir:
     def create(self, config: RunConfig) -> RunDir:
         """Write config.json, or accept the one there if it is the same recipe.
 
+        Paths of the recipe are relative to the current directory; in config.json they are relative
+        to the run directory, so that a study can be moved and its digest is that of any machine.
+
         Raises:
             ConfigError: the folder belongs to another recipe (the difference is shown), or cannot
                 be written.
         """
-        text = config.canonical_json()
-        if self.config_file.exists():
-            there = self.config_file.read_text(encoding="utf-8")
-            if there != text:
-                raise ConfigError(
-                    f"{self.path} belongs to another config; choose another output folder, or "
-                    f"delete this one to start over:\n{_diff(there, text)}"
-                )
-            return self
-        if self.path.exists() and any(self.path.iterdir()):
-            raise ConfigError(f"{self.path} is not empty and holds no run; choose another folder")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.config_file, text)
-        except OSError as error:
-            raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
+        claim_folder(
+            self.path, self.config_file.name, config.with_paths(self._relative).canonical_json()
+        )
         return self
 
+    def _relative(self, path: str) -> str:
+        expanded = Path(path).expanduser()
+        if expanded.is_absolute() and not expanded.is_relative_to(Path.cwd()):
+            return str(expanded)
+        relative = os.path.relpath(expanded.absolute(), self.path.absolute())
+        return relative if relative.startswith(".") else f"./{relative}"
+
+    def digest(self) -> str:
+        """SHA-256 of config.json: the run's name among all runs."""
+        return hashlib.sha256(self.config_file.read_bytes()).hexdigest()
+
     def config(self) -> RunConfig:
-        """Raises ConfigError if config.json is missing, not JSON or not a recipe."""
+        """The recipe with its paths made usable from here.
+
+        Raises:
+            ConfigError: config.json is missing, not JSON or not a recipe.
+        """
         try:
             raw = json.loads(self.config_file.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise ConfigError(f"{self.path} holds no config.json: it is no run directory") from error
+            raise ConfigError(
+                f"{self.path} holds no config.json: it is no run directory"
+            ) from error
         except json.JSONDecodeError as error:
             raise ConfigError(f"{self.config_file} is not valid JSON: {error}") from error
-        return parse(raw, RunConfig, str(self.config_file))
+        config = parse(raw, RunConfig, str(self.config_file))
+        return config.with_paths(lambda path: str(self.path / Path(path).expanduser()))
 
     def manifest(self) -> Record:
         """The manifest, or `{"status": "new", "step": 0}` before the first start."""
@@ -109,7 +118,10 @@ class RunDir:
         return manifest
 
     def event(self, kind: str, step: int, message: str, **fields: Any) -> None:
-        append_line(self.events_file, {"time": time.time(), "kind": kind, "step": step, "message": message, **fields})
+        append_line(
+            self.events_file,
+            {"time": time.time(), "kind": kind, "step": step, "message": message, **fields},
+        )
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint after `step` completed steps."""
@@ -117,7 +129,10 @@ class RunDir:
 
     def complete_checkpoints(self) -> list[int]:
         """Completed-step counts of the checkpoints that carry COMPLETE, ascending."""
-        return sorted(int(marker.parent.name.removeprefix("step-")) for marker in self.checkpoints.glob("step-*/COMPLETE"))
+        return sorted(
+            int(marker.parent.name.removeprefix("step-"))
+            for marker in self.checkpoints.glob("step-*/COMPLETE")
+        )
 
     def evaluation(self, step: int, benchmark: str) -> Path:
         return self.path / "eval" / f"step-{step:06d}" / benchmark
@@ -150,6 +165,32 @@ class RunDir:
             yield
 
 
+def claim_folder(folder: Path, file: str, text: str) -> None:
+    """Make `folder` belong to the config `text`, kept in `file`; accept it if it already does.
+
+    Raises:
+        ConfigError: it belongs to another config, holds something else, or cannot be written.
+    """
+    marker = folder / file
+    try:
+        if marker.exists():
+            there = marker.read_text(encoding="utf-8")
+            if there == text:
+                return
+            raise ConfigError(
+                f"{folder} belongs to another config; choose another output folder, or delete this "
+                f"one to start over:\n{_diff(there, text)}"
+            )
+        if folder.exists() and any(folder.iterdir()):
+            raise ConfigError(
+                f"{folder} is not empty and has no {file}; choose another output folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(marker, text)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error.strerror}") from error
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Replace `path` so that a reader, or a crash, sees the old text or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -176,5 +217,7 @@ def read_lines(path: Path) -> list[Record]:
 
 
 def _diff(old: str, new: str) -> str:
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), "there", "asked for", lineterm="", n=0)
+    lines = difflib.unified_diff(
+        old.splitlines(), new.splitlines(), "there", "asked for", lineterm="", n=0
+    )
     return "\n".join(line for line in lines if not line.startswith("@@"))

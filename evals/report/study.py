@@ -1,0 +1,276 @@
+"""A study as the report sees it: run directories read once, faults told in words.
+
+Nothing here fails because a run is unfinished or missing: what cannot be read becomes a sentence
+in `Study.notes`, which the report shows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from evals.results import RESULTS_FILE, SAMPLES_FILE, Metric, Results, Score, read_results
+from evals.scaling import majority_at_k, pass_at_k
+from reopold.config import ConfigError, RunConfig, StudyConfig, parse
+from reopold.run_dir import Record, RunDir
+
+#: Runs that every method starts from or aims at, in the order in which tables show them.
+REFERENCES = ("student", "teacher")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One checkpoint on one benchmark.
+
+    Args:
+        average: share of right samples of each question (index: question id, sorted). None
+            without a readable samples.parquet.
+    """
+
+    folder: Path
+    step: int
+    results: Results
+    average: pd.Series[float] | None
+
+    @property
+    def benchmark(self) -> str:
+        return self.results.benchmark
+
+    def score(self, metric: Metric) -> Score | None:
+        """The score of `metric` with the largest k, or None."""
+        found = [score for score in self.results.scores if score.metric == metric]
+        return max(found, key=lambda score: score.k, default=None)
+
+    def question_values(self, metric: Metric) -> pd.Series[float]:
+        """`metric` of each question, in [0, 1], for the k of `score(metric)`; index as `average`.
+
+        Raises:
+            OSError, ValueError: the samples cannot be read, or the metric was not measured.
+        """
+        score = self.score(metric)
+        if score is None:
+            raise ValueError(f"{metric} was not measured")
+        samples = _read_samples(self.folder, ["question_id", "extracted", "gold", "correct"])
+        values = {}
+        for question, rows in samples.groupby("question_id"):
+            if metric == "maj@k":
+                answers = [None if pd.isna(text) else str(text) for text in rows["extracted"]]
+                values[question] = majority_at_k(answers, str(rows["gold"].iloc[0]), score.k)
+            elif metric == "pass@k":
+                values[question] = pass_at_k(len(rows), int(rows["correct"].sum()), score.k)
+            else:
+                values[question] = float(rows["correct"].mean())
+        return pd.Series(values, dtype="float64").sort_index()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory. `method` is the config's, except for the references: their own name."""
+
+    directory: RunDir
+    method: str
+    config: RunConfig
+    manifest: Record
+    metrics: pd.DataFrame
+    evaluations: list[Evaluation]
+
+    @property
+    def name(self) -> str:
+        return self.directory.path.name
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def switch_samples(self) -> float:
+        """Samples drawn before reopold's refinement."""
+        return float(self.config.switch_step * self.config.samples_per_step)
+
+    def on(self, benchmark: str) -> list[Evaluation]:
+        """Evaluations on `benchmark`, by ascending step."""
+        return [item for item in self.evaluations if item.benchmark == benchmark]
+
+    def scored(self, benchmark: str) -> list[Evaluation]:
+        """Those of `on(benchmark)` whose samples are there: what can be resampled."""
+        return [item for item in self.on(benchmark) if item.average is not None]
+
+    def cost(self, step: int) -> dict[str, float]:
+        """What `step` completed steps cost: steps, samples, tokens, seconds (NaN: not logged)."""
+        done = self.metrics.loc[self.metrics.index < step]
+        logged = step > 0 and len(done) == step
+        total = {"tokens": math.nan, "seconds": math.nan}
+        if logged and "tokens" in done.columns:
+            total["tokens"] = float(done["tokens"].iloc[-1])
+        if logged and "perf/seconds_total" in done.columns:
+            total["seconds"] = float(done["perf/seconds_total"].sum(skipna=False))
+        samples = float(step * self.config.samples_per_step)
+        if logged and "samples" in done.columns:
+            samples = float(done["samples"].iloc[-1])
+        return {"steps": float(step), "samples": samples, **total}
+
+
+@dataclass(frozen=True)
+class Study:
+    """StudyConfig, its references and its METHOD x seed runs in the order of study.json."""
+
+    config: StudyConfig
+    references: dict[str, Run]
+    runs: list[Run]
+    notes: list[str]
+
+    @property
+    def everyone(self) -> list[Run]:
+        return [*self.references.values(), *self.runs]
+
+    def of(self, method: str) -> list[Run]:
+        """Runs of `method` (or the one reference of that name), in the order of the seeds."""
+        return [run for run in self.everyone if run.method == method]
+
+    @cached_property
+    def benchmarks(self) -> list[str]:
+        """The study's own benchmark, then any other that was evaluated, by name."""
+        found = {item.benchmark for run in self.everyone for item in run.evaluations}
+        own = self.config.evaluation.benchmark
+        return [own, *sorted(found - {own})]
+
+
+def load_study(study_dir: Path) -> Study:
+    """Read `study_dir`/study.json and every run under `study_dir`/runs.
+
+    Raises:
+        ConfigError: there is no study.json, it is not JSON, or it is not a StudyConfig.
+    """
+    config = _study_config(study_dir)
+    notes: list[str] = []
+    found: list[Run] = []
+    folders = sorted((study_dir / "runs").glob("*")) if (study_dir / "runs").is_dir() else []
+    for folder in folders:
+        if folder.is_dir() and not folder.name.startswith("."):
+            run = _load_run(RunDir(folder), notes)
+            if run is not None:
+                found.append(run)
+    references = {run.method: run for name in REFERENCES for run in found if run.method == name}
+    runs = _in_study_order(config, [run for run in found if run.method not in REFERENCES], notes)
+    study = Study(config, references, runs, notes)
+    notes.extend(_what_is_missing(study))
+    return study
+
+
+def _study_config(study_dir: Path) -> StudyConfig:
+    file = study_dir / "study.json"
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{study_dir} holds no study.json: it is no study folder") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file} must hold a mapping, not {type(raw).__name__}")
+    return parse(raw, StudyConfig, str(file))
+
+
+def _load_run(directory: RunDir, notes: list[str]) -> Run | None:
+    name = directory.path.name
+    try:
+        config = directory.config()
+        manifest = directory.manifest()
+    except (ConfigError, json.JSONDecodeError):
+        notes.append(f"Run {name} is left out: its config.json or manifest.json cannot be read.")
+        return None
+    try:
+        lines = directory.metrics()
+    except json.JSONDecodeError:
+        notes.append(
+            f"The metrics.jsonl of run {name} is damaged: its training curves are missing."
+        )
+        lines = []
+    metrics = pd.DataFrame(lines, columns=None if lines else ["step"])
+    metrics = metrics.drop_duplicates("step", keep="last").set_index("step").sort_index()
+    if manifest.get("config_digest") not in (None, config.digest()):
+        notes.append(f"The config.json of run {name} is not the one that its trainer started with.")
+    is_reference = name in REFERENCES and config.method == "sft"
+    method = name if is_reference else config.method
+    evaluations = _load_evaluations(directory, notes)
+    return Run(directory, method, config, manifest, metrics, evaluations)
+
+
+def _load_evaluations(directory: RunDir, notes: list[str]) -> list[Evaluation]:
+    loaded = []
+    for file in sorted(directory.path.glob(f"eval/step-*/*/{RESULTS_FILE}")):
+        step = int(file.parent.parent.name.removeprefix("step-"))
+        where = f"run {directory.path.name}, step {step}, {file.parent.name}"
+        try:
+            results = read_results(file.parent)
+        except ConfigError:
+            notes.append(f"The results.json of {where} cannot be read: it is left out.")
+            continue
+        if results is None:
+            continue
+        try:
+            samples = _read_samples(file.parent, ["question_id", "correct"])
+        except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
+            notes.append(f"The samples.parquet of {where} cannot be read: nothing to resample.")
+            loaded.append(Evaluation(file.parent, step, results, None))
+            continue
+        average = samples.groupby("question_id")["correct"].mean().astype("float64").sort_index()
+        evaluation = Evaluation(file.parent, step, results, average)
+        score = evaluation.score("avg@k")
+        if score is not None and abs(float(average.mean()) - score.value) > 1e-4:
+            notes.append(f"results.json and samples.parquet of {where} disagree on the score.")
+        loaded.append(evaluation)
+    return loaded
+
+
+def _read_samples(folder: Path, columns: list[str]) -> pd.DataFrame:
+    samples = pd.read_parquet(folder / SAMPLES_FILE, columns=columns)
+    samples["correct"] = samples["correct"].astype("float64")
+    return samples
+
+
+def _in_study_order(config: StudyConfig, runs: list[Run], notes: list[str]) -> list[Run]:
+    """One run for each METHOD x seed of the study; others are left out, with a note."""
+    ordered = []
+    for method in config.methods:
+        for seed in config.seeds:
+            # The run that carries the customary name wins over a copy under another one.
+            same = [run for run in runs if run.method == method and run.seed == seed]
+            same.sort(key=lambda run: (run.name != f"{method}-s{seed}", run.name))
+            ordered.extend(same[:1])
+    for run in runs:
+        if run not in ordered:
+            notes.append(
+                f"Run {run.name} ({run.method}, seed {run.seed}) is no part of study.json, or a "
+                "second run of the same method and seed: it is left out."
+            )
+    return ordered
+
+
+def _what_is_missing(study: Study) -> list[str]:
+    notes = []
+    benchmark = study.config.evaluation.benchmark
+    notes += [f"There is no {name} run." for name in REFERENCES if name not in study.references]
+    there = {(run.method, run.seed) for run in study.runs}
+    for method in study.config.methods:
+        absent = [str(seed) for seed in study.config.seeds if (method, seed) not in there]
+        if absent:
+            notes.append(f"{method} has no run for seed {', '.join(absent)}.")
+    for run in study.everyone:
+        done, steps = run.manifest.get("step", 0), run.config.train.steps
+        status = run.manifest.get("status", "new")
+        if status != "finished":
+            notes.append(f"Run {run.name} is not finished: {status}, {done} of {steps} steps.")
+        evaluated = run.scored(benchmark)
+        if not evaluated:
+            notes.append(f"Run {run.name} has no evaluation on {benchmark} yet.")
+        elif evaluated[-1].step < steps:
+            last = evaluated[-1].step
+            notes.append(f"The last evaluation of {run.name} is at step {last} of {steps}.")
+    if not study.of(study.config.baseline):
+        notes.append(f"The baseline {study.config.baseline} has no run: nothing to compare with.")
+    return notes

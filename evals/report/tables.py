@@ -1,0 +1,159 @@
+"""The report's tables, once: HTML, Markdown and the terminal only print them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evals.report.analysis import UNITS, Analysis, EfficiencyRow, MethodRow, SeedRow
+from evals.report.statistics import Efficiency, verdict
+from evals.report.study import REFERENCES
+from evals.report.words import (
+    UNIT_NAMES,
+    amount,
+    duration,
+    efficiency_caption,
+    factor,
+    factor_interval,
+    interval_words,
+    percent,
+    points,
+    score_caption,
+)
+from evals.stats import Interval
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as text, its interval or detail below it, and what a difference amounts to."""
+
+    text: str
+    detail: str = ""
+    tone: str = ""
+    """"above", "below" or "undecided" for a difference, else empty."""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.detail})" if self.detail else self.text
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` hold a cell a column; the first one heads its row. `name` is unique in the report."""
+
+    name: str
+    title: str
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+
+
+NOTHING = Cell("–")
+
+
+def final_table(analysis: Analysis) -> Table:
+    """Each method's final score, in study order: the table to read first."""
+    others = list(dict.fromkeys(other for row in analysis.methods for other in row.versus))
+    k = analysis.k
+    columns = ["method", f"avg@{k}", "by seed", "over student", *(f"over {x}" for x in others)]
+    rows = [_final_row(row, others) for row in analysis.methods]
+    columns += ["gap closed, %", f"pass@{k}", f"maj@{k}"]
+    name = f"final-{analysis.benchmark}"
+    return Table(name, "Final scores", score_caption(analysis), columns, rows)
+
+
+def _final_row(row: MethodRow, others: list[str]) -> list[Cell]:
+    reference = row.method in REFERENCES
+    return [
+        Cell(row.method),
+        _score(row.score),
+        NOTHING if reference else Cell(" · ".join(percent(value) for value in row.per_seed)),
+        _difference(row.gain),
+        *(_difference(row.versus.get(other)) for other in others),
+        NOTHING if row.gap is None else _gap(row.gap),
+        _score(row.pass_k),
+        _score(row.maj_k),
+    ]
+
+
+def _score(interval: Interval | None) -> Cell:
+    if interval is None:
+        return NOTHING
+    return Cell(percent(interval.value), interval_words(interval))
+
+
+def _gap(gap: Interval) -> Cell:
+    return Cell(f"{100 * gap.value:.0f}", f"{100 * gap.low:.0f} to {100 * gap.high:.0f}")
+
+
+def _difference(interval: Interval | None) -> Cell:
+    if interval is None:
+        return NOTHING
+    detail = interval_words(interval, signed=True)
+    return Cell(points(interval.value), detail, verdict(interval))
+
+
+def seed_table(analysis: Analysis) -> Table:
+    """Each run's final score: what the means of the first table hide."""
+    k = analysis.k
+    columns = ["run", "seed", "at step", f"avg@{k}", "over student", f"pass@{k}", f"maj@{k}"]
+    caption = (
+        "Each run's last evaluated checkpoint. 95 % intervals resample questions; the gain over "
+        "the student is paired over questions. Truncated: responses that hit the length limit; no "
+        "answer: responses without one, which count as wrong."
+    )
+    rows = [_seed_row(row) for row in analysis.seeds]
+    columns += ["truncated, %", "no answer, %"]
+    return Table(f"seeds-{analysis.benchmark}", "Run by run", caption, columns, rows)
+
+
+def _seed_row(row: SeedRow) -> list[Cell]:
+    partial = f"of {row.steps}" if row.checkpoint_step < row.steps else ""
+    return [
+        Cell(row.run),
+        Cell(str(row.seed)),
+        Cell(str(row.checkpoint_step), partial),
+        _score(row.score),
+        _difference(row.gain),
+        NOTHING if row.pass_k is None else Cell(percent(row.pass_k)),
+        NOTHING if row.maj_k is None else Cell(percent(row.maj_k)),
+        Cell(percent(row.truncated_fraction)),
+        Cell(percent(row.no_answer_fraction)),
+    ]
+
+
+def efficiency_table(analysis: Analysis) -> Table | None:
+    """Efficiency against the baseline, in each unit of cost; None where there is nothing."""
+    if not analysis.efficiency:
+        return None
+    columns = ["method", *(f"{UNIT_NAMES[unit]}" for unit in UNITS), "to the target", "baseline"]
+    rows = [_efficiency_row(row) for row in analysis.efficiency]
+    name = f"efficiency-{analysis.benchmark}"
+    return Table(name, "Sample efficiency", efficiency_caption(analysis), columns, rows)
+
+
+def efficiency_cell(found: Efficiency, unit: str) -> Cell:
+    """`3.0×` above its interval; a bound with what it means."""
+    value, interval = factor(found.value), factor_interval(found)
+    if found.value.bound == "<":
+        text = f"{value}, not reached in {amount(found.cost, unit)}"
+        return Cell(text, "" if interval == value else interval)
+    return Cell(value, interval)
+
+
+def _efficiency_row(row: EfficiencyRow) -> list[Cell]:
+    """A bound is explained once, beside the samples; the other units show the factor alone."""
+    cells = [Cell(row.method)]
+    for unit in UNITS:
+        found = row.units.get(unit)
+        if found is None:
+            cells.append(Cell("not logged"))
+        elif unit == "samples":
+            cells.append(efficiency_cell(found, unit))
+        else:
+            cells.append(Cell(factor(found.value), factor_interval(found)))
+    samples, seconds = row.units.get("samples"), row.units.get("seconds")
+    if samples is None:
+        return [*cells, NOTHING, NOTHING]
+    own = duration(seconds.cost) if seconds else ""
+    other = duration(seconds.baseline_cost) if seconds else ""
+    reached = NOTHING if samples.value.bound == "<" else Cell(amount(samples.cost, "samples"), own)
+    return [*cells, reached, Cell(amount(samples.baseline_cost, "samples"), other)]

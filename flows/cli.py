@@ -1,0 +1,282 @@
+"""The `reopold` command. Flows are imported when they run: help must answer at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from reopold.config import StudyConfig
+
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="reopold",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help=(
+        "Relaxed on-policy distillation (REOPOLD) of reasoning models, beside its baselines.\n\n"
+        "Start with:  reopold quickstart\n\n"
+        "All state lives under .reopold/ of the current directory (REOPOLD_HOME moves it)."
+    ),
+)
+
+QUICKSTART = Path(__file__).resolve().parent.parent / "deployments" / "recipes" / "quickstart.yaml"
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a recipe key, for example train.steps=50."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study, or its folder.")]
+
+
+@app.command()
+def quickstart(
+    recipe: Annotated[Path, typer.Option(help="Study file.", metavar="FILE")] = QUICKSTART,
+    sets: Sets = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a teacher and a student from scratch, distil by every method, compare and report.
+
+    Runs on CPU with no server, hub or GPU. Interrupted or run again, it goes on from what is done.
+
+    Example:  reopold quickstart --set seeds=[1] --set train.steps=40
+    """
+    from reopold.config import StudyConfig, load_recipe
+    from tasks.home import home
+
+    study = load_recipe(recipe, StudyConfig, sets or [])
+    _run_study(study, _shown(home() / "studies" / study.name), quiet or as_json, as_json)
+
+
+@app.command()
+def distill(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe of one run (YAML).")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Run directory [default: .reopold/studies/runs/runs/NAME]."
+        ),
+    ] = None,
+    sets: Sets = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Run one recipe: train phase by phase, evaluate every checkpoint, track in MLflow.
+
+    Example:  reopold distill deployments/recipes/micro.yaml --set method=opd --set name=opd-s7
+    """
+    from reopold.config import RunConfig, load_recipe
+    from tasks.home import home
+    from tasks.preflight import check_run
+
+    config = load_recipe(recipe, RunConfig, sets or [])
+    run_dir = output or _shown(home() / "studies" / "runs" / "runs" / config.name)
+    check_run(config, run_dir)
+
+    def run() -> dict[str, Any]:
+        from flows.distill import distill as flow
+
+        return {"run_dir": str(run_dir), "checkpoint": flow(config, str(run_dir))}
+
+    result = _flow(run, quiet or as_json)
+    _print(result, as_json, f"checkpoint: {result['checkpoint']}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Hugging Face checkpoint folder.")
+    ],
+    data: Annotated[
+        Path, typer.Option(help="JSONL of test problems: id, prompt, answer.", metavar="FILE")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the results.")
+    ] = None,
+    benchmark: Annotated[str, typer.Option(help="Benchmark to run.")] = "micro_maths",
+    samples: Annotated[int, typer.Option(help="Samples a question.", min=1)] = 4,
+    temperature: Annotated[
+        float, typer.Option(help="Sampling temperature; 0 is greedy.", min=0.0, max=2.0)
+    ] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 48,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a checkpoint with lm-eval: avg@k, pass@k, maj@k with 95 % intervals.
+
+    Example:  reopold evaluate .reopold/studies/quickstart/runs/reopold-s1/checkpoints/step-000100
+    --data .reopold/studies/quickstart/micro/test.jsonl
+    """
+    from reopold.config import EvaluationConfig, parse
+    from tasks.home import home
+    from tasks.preflight import check_evaluation
+
+    fields = {
+        "benchmark": benchmark,
+        "data": str(data.absolute()),
+        "samples": samples,
+        "temperature": temperature,
+        "max_new_tokens": max_new_tokens,
+    }
+    settings = parse(fields, EvaluationConfig, "evaluate")
+    check_evaluation(checkpoint, settings)
+    folder = output or _shown(home() / "evaluations" / f"{checkpoint.absolute().name}-{benchmark}")
+
+    def run() -> dict[str, Any]:
+        from flows.evaluate import evaluate as flow
+
+        return flow(str(checkpoint), str(folder), settings).model_dump(mode="json")
+
+    result = _flow(run, quiet or as_json)
+    scores = (
+        f"{s['metric']:8} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
+        for s in result["scores"]
+    )
+    _print(
+        result,
+        as_json,
+        "\n".join(
+            [f"{benchmark}: n={result['n']}, k={result['k']}", *scores, f"results: {folder}"]
+        ),
+    )
+
+
+@app.command()
+def compare(study: StudyName, as_json: Json = False) -> None:
+    """Print the methods of a study side by side, with intervals.
+
+    Example:  reopold compare quickstart
+    """
+    from tasks.report import compare as compare_study
+
+    compared = compare_study(_study_folder(study))
+    _print(compared.summary, as_json, compared.text)
+
+
+@app.command()
+def report(study: StudyName, as_json: Json = False) -> None:
+    """Write the report of a study (HTML, Markdown, JSON, CSV) from its run directories.
+
+    Example:  reopold report quickstart
+    """
+    from evals.report import build_report
+
+    index = build_report(_study_folder(study))
+    _print({"report": str(index)}, as_json, f"report: {index}")
+
+
+@app.command()
+def dashboard(
+    prefect_port: Annotated[int, typer.Option(help="Port of Prefect's page.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's page.")] = 5000,
+) -> None:
+    """Serve Prefect and MLflow on loopback over the state of .reopold/, until Ctrl-C.
+
+    Example:  reopold dashboard --mlflow-port 5001
+    """
+    from flows.dashboard import dashboard as serve
+
+    serve(prefect_port, mlflow_port)
+
+
+def _run_study(study: StudyConfig, study_dir: Path, quiet: bool, as_json: bool) -> None:
+    from tasks.preflight import check_study
+
+    check_study(study, study_dir)
+
+    def run() -> dict[str, Any]:
+        from flows.quickstart import quickstart as flow
+
+        return flow(study, str(study_dir)).model_dump(mode="json")
+
+    result = _flow(run, quiet)
+    tracked = (
+        "MLflow and Prefect: make dashboard"
+        if result["tracking_run"]
+        else "not in MLflow yet: it was away"
+    )
+    text = result["compared"].pop("text")
+    _print(result, as_json, f"\n{text}\n\nreport: {result['report']}\n{tracked}")
+
+
+def _flow(run: Any, quiet: bool) -> dict[str, Any]:
+    """Run a flow under our state folder, our signals and a progress display."""
+    from tasks.home import configure_environment
+
+    configure_environment()
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    from flows.terminal import display
+
+    with display(quiet):
+        result: dict[str, Any] = run()
+    return result
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """First signal: every stage saves and ends. Second: leave at once."""
+    from tasks.launch import STOP
+
+    if STOP.is_set():
+        os._exit(EXIT_INTERRUPTED)
+    STOP.set()
+    print("stopping: the running stages save a checkpoint (again: stop at once)", file=sys.stderr)
+
+
+def _study_folder(study: str) -> Path:
+    from tasks.home import home
+
+    named = _shown(home() / "studies" / study)
+    return named if named.is_dir() else Path(study)
+
+
+def _shown(path: Path) -> Path:
+    """Relative to the current directory where that is shorter to read, and the same anywhere."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
+    import json
+
+    print(json.dumps(result, indent=2, sort_keys=True) if as_json else text)
+
+
+def main() -> None:
+    """Entry point; bad input is one clear line and exit code 2."""
+    try:
+        app()
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        print(f"{'stopped' if code == EXIT_INTERRUPTED else 'error'}: {error}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    from reopold.config import ConfigError
+    from tasks.launch import Interrupted, JobFailed
+
+    if isinstance(error, ConfigError):
+        return EXIT_BAD_INPUT
+    if isinstance(error, Interrupted):
+        return EXIT_INTERRUPTED
+    return 1 if isinstance(error, JobFailed) else None
+
+
+if __name__ == "__main__":
+    main()

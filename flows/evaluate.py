@@ -1,0 +1,23 @@
+"""Evaluate one checkpoint folder as a flow."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import flow
+
+from evals.results import Results
+from reopold.config import EvaluationConfig
+from tasks.benchmark import evaluate_checkpoint
+
+
+@flow(name="evaluate", flow_run_name="{checkpoint}")
+def evaluate(
+    checkpoint: str,
+    output: str,
+    settings: EvaluationConfig,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> Results:
+    """Sample, grade and score a Hugging Face folder; the results are written to `output`."""
+    return evaluate_checkpoint(checkpoint, output, settings, dtype, device)

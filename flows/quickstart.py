@@ -1,0 +1,73 @@
+"""The main job: teacher and student from scratch, methods x seeds, comparison and report."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import BaseModel
+
+from flows.distill import WAITING_STAGES, settle, submit_run
+from reopold.config import MicroConfig, RunConfig, StudyConfig
+from reopold.run_dir import RunDir
+from reopold.studies import micro_folder, plan_run, plan_supervised, runs_folder
+from tasks.report import Compared, compare_study, track_study, write_report
+from tasks.train import build_micro
+
+
+class StudyResult(BaseModel):
+    """What a study leaves for the terminal and for scripts."""
+
+    study: str
+    report: str
+    compared: Compared
+    tracking_run: str
+
+
+@flow(
+    name="quickstart",
+    flow_run_name="{study.name}",
+    task_runner=ThreadPoolTaskRunner(max_workers=WAITING_STAGES),  # type: ignore[arg-type]
+)
+def quickstart(study: StudyConfig, study_dir: str) -> StudyResult:
+    """Run a study in `study_dir`, which already belongs to it; what is there is reused."""
+    folder = Path(study_dir)
+    suite = _submit_micro(folder, study.micro)
+    teacher = _submit(study, folder, plan_supervised(study, folder, "teacher"), [suite])
+    student = _submit(study, folder, plan_supervised(study, folder, "student"), [suite])
+    futures = [suite, *teacher, *student]
+    # Longest chains first: a method with two phases has twice the processes to start.
+    for method in sorted(study.methods, key=lambda m: m != "reopold"):
+        parents = [student[-1]] if method == "grpo" else [student[-1], teacher[-1]]
+        for seed in study.seeds:
+            futures += _submit(study, folder, plan_run(study, folder, method, seed), parents)
+    settle(futures)
+    compared = compare_study(study_dir)
+    report = write_report(study_dir)
+    return StudyResult(
+        study=study.name,
+        report=report,
+        compared=compared,
+        tracking_run=track_study(study_dir, report),
+    )
+
+
+def _submit_micro(folder: Path, micro: MicroConfig) -> Any:
+    from reopold.micro.build import is_built
+
+    digest = hashlib.sha256(micro.canonical_json().encode()).hexdigest()
+    out = micro_folder(folder)
+    return build_micro.with_options(refresh_cache=not is_built(out, micro)).submit(
+        str(out), digest, micro
+    )
+
+
+def _submit(
+    study: StudyConfig, folder: Path, config: RunConfig, parents: list[Any]
+) -> list[PrefectFuture[Any]]:
+    run = RunDir(runs_folder(folder) / config.name).create(config)
+    return submit_run(run.path, study.name, parents)

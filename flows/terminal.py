@@ -1,0 +1,119 @@
+"""How a running flow looks in a terminal: a live table, or plain lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from tasks.progress import Progress, Silent, use_display
+
+#: Seconds between plain lines about one running stage.
+LINE_SECONDS = 10.0
+
+
+class PlainLines:
+    """One line when a stage starts, every ten seconds while it runs, and when it ends."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.lock = stream, threading.Lock()
+        self.started = time.monotonic()
+        self.last: dict[str, float] = {}
+
+    def show(self, progress: Progress) -> None:
+        key = f"{progress.name} {progress.stage}"
+        now = time.monotonic()
+        with self.lock:
+            if (
+                progress.state == "running"
+                and now - self.last.get(key, -LINE_SECONDS) < LINE_SECONDS
+            ):
+                return
+            self.last[key] = now
+            print(f"[{clock(now - self.started)}] {line(progress)}", file=self.stream, flush=True)
+
+
+class LiveTable:
+    """The stages at work with bar, newest reward and time left; ended ones scroll up."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.lock = console, threading.Lock()
+        self.started = time.monotonic()
+        self.running: dict[str, Progress] = {}
+        self.live = Live(console=console, refresh_per_second=4, get_renderable=self.table)
+
+    def show(self, progress: Progress) -> None:
+        key = f"{progress.name} {progress.stage}"
+        with self.lock:
+            if progress.state == "running":
+                self.running[key] = progress
+                return
+            self.running.pop(key, None)
+        self.live.console.print(
+            f"[{clock(time.monotonic() - self.started)}] {line(progress)}", highlight=False
+        )
+
+    def table(self) -> Table:
+        with self.lock:
+            running = list(self.running.values())
+        table = Table(box=None, padding=(0, 1), show_header=bool(running))
+        for column in ("run", "stage", "", "step", "reward", "left"):
+            table.add_column(
+                column, justify="right" if column in ("step", "reward", "left") else "left"
+            )
+        for p in running:
+            table.add_row(
+                p.name,
+                p.stage,
+                ProgressBar(total=p.steps, completed=p.step, width=24) if p.steps else "",
+                f"{p.step}/{p.steps}" if p.steps else "",
+                "" if p.reward is None else f"{p.reward:.3f}",
+                "" if p.seconds_left is None else clock(p.seconds_left),
+            )
+        return table
+
+
+@contextmanager
+def display(quiet: bool = False) -> Iterator[None]:
+    """Show progress on stderr while the block runs; stdout is left to results."""
+    console = Console(stderr=True)
+    if quiet:
+        use_display(Silent())
+        yield
+    elif console.is_terminal:
+        table = LiveTable(console)
+        use_display(table)
+        with table.live:
+            yield
+    else:
+        use_display(PlainLines(sys.stderr))
+        yield
+    use_display(Silent())
+
+
+def line(progress: Progress) -> str:
+    parts = [f"{progress.name}: {progress.stage}"]
+    if progress.steps:
+        parts.append(f"step {progress.step}/{progress.steps}")
+    if progress.reward is not None:
+        parts.append(
+            f"{'score' if 'evaluation' in progress.stage else 'reward'} {progress.reward:.3f}"
+        )
+    if progress.state == "running" and progress.seconds_left is not None:
+        parts.append(f"{clock(progress.seconds_left)} left")
+    if progress.state != "running":
+        parts.append(progress.state)
+    return ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,60 @@
+"""Tokenizers and chat rendering. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from reopold.config import ConfigError
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a checkpoint folder or hub id.
+
+    Raises:
+        ConfigError: there is none, or it has no chat template or no EOS.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no tokenizer at {path}: {str(error).splitlines()[0]}") from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"the tokenizer of {path} has no EOS token: no rollout could ever stop")
+    if not tokenizer.chat_template:
+        raise ConfigError(f"the tokenizer of {path} has no chat template")
+    return tokenizer
+
+
+def check_same_tokenizer(student: str, teacher: str) -> None:
+    """Refuse a teacher that would read the student's token ids as other tokens.
+
+    Raises:
+        ConfigError: an id stands for different tokens, or EOS differs.
+    """
+    ours, theirs = load_tokenizer(student), load_tokenizer(teacher)
+    mine, other = ours.get_vocab(), theirs.get_vocab()
+    differing = sorted(
+        token for token in mine.keys() | other.keys() if mine.get(token) != other.get(token)
+    )
+    if differing:
+        token = differing[0]
+        raise ConfigError(
+            f"student {student} and teacher {teacher} have different tokenizers: "
+            f"{len(differing)} tokens differ, for example {token!r} is id {mine.get(token)} and "
+            f"{other.get(token)}. "
+            "On-policy distillation scores token ids: choose a teacher of the student's family"
+        )
+    if ours.eos_token_id != theirs.eos_token_id:
+        raise ConfigError(
+            f"student {student} ends with id {ours.eos_token_id}, teacher {teacher} with id "
+            f"{theirs.eos_token_id}: the teacher would never reward stopping"
+        )
+
+
+def render(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+    """Token ids of a chat up to where the assistant's answer begins."""
+    encoded = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)
+    ids: list[int] = encoded["input_ids"]
+    return ids

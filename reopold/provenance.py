@@ -1,0 +1,97 @@
+"""What a run was made with: commit, versions, hardware, digests of its parents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig, is_local
+from reopold.run_dir import RunDir
+
+PACKAGES = ("reopold", "torch", "transformers", "prefect", "mlflow", "lm-eval", "pandas", "numpy")
+
+
+def git_commit() -> str:
+    """Commit of the source tree, with `+changes` if it is not clean; "unknown" outside git."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+changes" if changes else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def hardware(device: str) -> dict[str, str | int]:
+    """Processor and accelerator, without host names."""
+    described: dict[str, str | int] = {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu_count": os.cpu_count() or 0,
+        "device": device,
+    }
+    if device.startswith("cuda"):
+        import torch
+
+        described["gpu"] = torch.cuda.get_device_name()
+    return described
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """SHA-256 over config.json and weights: names what a run started from.
+
+    Our own checkpoints carry it in COMPLETE. A hub id (no local folder) is named by itself.
+    """
+    marker = folder / "COMPLETE"
+    if marker.exists():
+        return str(json.loads(marker.read_text(encoding="utf-8"))["digest"])
+    if not folder.is_dir():
+        return str(folder)
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        digest.update(file.name.encode())
+        with open(file, "rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def check_parents(run: RunDir, config: RunConfig) -> dict[str, str]:
+    """Digests of the student and teacher that a run starts from, by role.
+
+    Raises:
+        ConfigError: a checkpoint is missing, or has changed since the run began.
+    """
+    paths = {"student": config.model.student}
+    if config.method in DISTILLATION_METHODS:
+        paths["teacher"] = config.model.teacher
+    for role, path in paths.items():
+        if is_local(path) and not (Path(path) / "config.json").is_file():
+            raise ConfigError(f"no {role} checkpoint at {path}")
+    digests = {role: checkpoint_digest(Path(path)) for role, path in paths.items()}
+    for role, recorded in run.manifest().get("parents", {}).items():
+        if digests.get(role) != recorded:
+            raise ConfigError(
+                f"the {role} checkpoint {paths[role]} has changed since {run.path} began; "
+                "delete the run directory to start it over"
+            )
+    return digests

@@ -1,0 +1,86 @@
+"""A study's folder, and the runs that its config expands to. Importable without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from reopold.config import (
+    DataConfig,
+    EvaluationConfig,
+    Method,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    SamplingConfig,
+    StudyConfig,
+    TrainConfig,
+)
+from reopold.run_dir import RunDir
+
+#: Share of the supervised steps that warm the learning rate up.
+SFT_WARMUP = 0.05
+
+
+def micro_folder(study_dir: Path) -> Path:
+    return study_dir / "micro"
+
+
+def runs_folder(study_dir: Path) -> Path:
+    return study_dir / "runs"
+
+
+def model_folder(study: StudyConfig, study_dir: Path, role: Literal["teacher", "student"]) -> Path:
+    """Checkpoint of the study's trained teacher or untaught student."""
+    steps = study.micro.teacher_steps if role == "teacher" else study.micro.student_steps
+    return RunDir(runs_folder(study_dir) / role).checkpoint(steps)
+
+
+def plan_supervised(
+    study: StudyConfig, study_dir: Path, role: Literal["teacher", "student"]
+) -> RunConfig:
+    """The run that trains the study's teacher or student on worked solutions."""
+    micro, suite = study.micro, micro_folder(study_dir)
+    steps = micro.teacher_steps if role == "teacher" else micro.student_steps
+    lr = micro.teacher_lr if role == "teacher" else micro.student_lr
+    return RunConfig(
+        name=role,
+        method="sft",
+        seed=micro.problems_seed,
+        model=ModelConfig(student=_path(suite / f"{role}-init")),
+        data=DataConfig(train=_path(suite / f"sft-{role}.jsonl")),
+        sampling=SamplingConfig(prompts_per_step=micro.sft_batch, rollouts_per_prompt=1),
+        optimizer=OptimizerConfig(lr=lr, warmup_steps=round(SFT_WARMUP * steps), decay="cosine"),
+        train=TrainConfig(steps=steps, checkpoint_every=steps, micro_batch=micro.sft_batch),
+        evaluation=_evaluation(study, study_dir),
+    )
+
+
+def plan_run(study: StudyConfig, study_dir: Path, method: Method, seed: int) -> RunConfig:
+    """One method x seed of the study, from the common student."""
+    teacher = "" if method == "grpo" else _path(model_folder(study, study_dir, "teacher"))
+    return RunConfig(
+        name=f"{method}-s{seed}",
+        method=method,
+        seed=seed,
+        model=ModelConfig(
+            student=_path(model_folder(study, study_dir, "student")), teacher=teacher
+        ),
+        data=DataConfig(train=_path(micro_folder(study_dir) / "train.jsonl")),
+        sampling=study.sampling,
+        objective=study.objective,
+        optimizer=study.optimizer,
+        train=study.train,
+        evaluation=_evaluation(study, study_dir),
+    )
+
+
+def _evaluation(study: StudyConfig, study_dir: Path) -> EvaluationConfig:
+    return study.evaluation.model_copy(
+        update={"data": _path(micro_folder(study_dir) / "test.jsonl")}
+    )
+
+
+def _path(path: Path) -> str:
+    """A local path as recipes write it: absolute, or starting with a dot."""
+    return str(path) if path.is_absolute() or str(path).startswith(".") else f"./{path}"

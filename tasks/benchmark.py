@@ -1,0 +1,107 @@
+"""Prefect task that evaluates checkpoints, in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from evals.results import Results, read_results
+from reopold.config import ConfigError, EvaluationConfig
+from reopold.provenance import checkpoint_digest
+from reopold.run_dir import RunDir, write_atomic
+from tasks.cache import stage_key
+from tasks.gpu import slot
+from tasks.launch import run_module
+from tasks.progress import Progress, show
+from tasks.stages import Done
+
+
+@task(
+    name="evaluate",
+    task_run_name="{name} · evaluation at {steps}",
+    cache_key_fn=stage_key("evaluate"),
+    persist_result=True,
+)
+def evaluate_run(
+    run_dir: str, name: str, steps: list[int], digest: str, parents: list[Done]
+) -> Done:
+    """Evaluate a run's checkpoints after `steps` completed steps; what is there is kept."""
+    run = RunDir(Path(run_dir))
+    stage = f"evaluation at {steps[-1]}"
+    reused = evaluated(run, steps)
+    if not reused:
+        show(Progress(name, stage))
+        wanted = ",".join(map(str, steps))
+        with slot() as env:
+            threads = {"OMP_NUM_THREADS": str(run.config().train.threads)}
+            run_module(
+                "evals.run",
+                run_dir,
+                "--steps",
+                wanted,
+                log=run.path / "eval.log",
+                env={**env, **threads},
+            )
+    last = run.evaluation(steps[-1], run.config().evaluation.benchmark)
+    results = _results(last)
+    get_run_logger().info("%s after %d steps: %s", name, steps[-1], headline(results))
+    show(
+        Progress(name, stage, reward=results.scores[0].value, state="reused" if reused else "done")
+    )
+    return Done(name=name, path=str(last), digest=results.checkpoint_digest)
+
+
+@task(name="evaluate-checkpoint", task_run_name="evaluate {checkpoint}")
+def evaluate_checkpoint(
+    checkpoint: str, output: str, settings: EvaluationConfig, dtype: str, device: str
+) -> Results:
+    """Evaluate one bare Hugging Face folder into `output`."""
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = folder / "evaluation.json"
+    write_atomic(recipe, settings.canonical_json())
+    show(Progress(Path(checkpoint).name, "evaluation"))
+    arguments = ["--checkpoint", checkpoint, "--config", str(recipe), "--output", output]
+    with slot() as env:
+        run_module(
+            "evals.run",
+            *arguments,
+            "--dtype",
+            dtype,
+            "--device",
+            device,
+            log=folder / "eval.log",
+            env=env,
+        )
+    return _results(folder)
+
+
+def evaluated(run: RunDir, steps: list[int]) -> bool:
+    """Whether the results of the checkpoints that are there now are all on disk."""
+    complete = run.complete_checkpoints()
+    settings = run.config().evaluation
+    for step in steps:
+        results = read_results(run.evaluation(step, settings.benchmark))
+        if step not in complete or results is None:
+            return False
+        if not results.answers(
+            checkpoint_digest(run.checkpoint(step)), results.dataset.digest, settings
+        ):
+            return False
+    return True
+
+
+def headline(results: Results) -> str:
+    return ", ".join(
+        f"{s.metric.replace('k', str(s.k))} {s.value:.3f} [{s.low:.3f}, {s.high:.3f}]"
+        for s in results.scores
+    )
+
+
+def _results(folder: Path) -> Results:
+    results = read_results(folder)
+    if results is None:
+        raise ConfigError(f"{folder} holds no complete results")
+    return results

@@ -1,0 +1,56 @@
+"""What Prefect tasks pass to each other: paths and small models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from reopold.config import RunConfig
+from reopold.run_dir import RunDir
+
+
+class Done(BaseModel):
+    """A finished stage: the key of whatever is built on it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    path: str
+    digest: str
+    """Of the checkpoint (or other artifact) that the stage left: part of the next stage's key."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of steps that one training task covers, and the checkpoints it leaves."""
+
+    label: str
+    until: int
+    checkpoints: tuple[int, ...]
+
+
+def spans(config: RunConfig) -> list[Span]:
+    """The training tasks of a run: one a phase, so that the flow graph reads as the experiment."""
+    ends = [config.train.steps]
+    if config.method == "reopold" and 0 < config.switch_step < config.train.steps:
+        ends.insert(0, config.switch_step)
+    starts = [0, *ends[:-1]]
+    return [
+        Span(
+            config.phase(start),
+            end,
+            tuple(k for k in config.checkpoint_steps() if start < k <= end),
+        )
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def evaluated_steps(config: RunConfig, span: Span) -> list[int]:
+    """Checkpoints of a span that are evaluated: all, but of a supervised model only the last."""
+    return [span.until] if config.method == "sft" else list(span.checkpoints)
+
+
+def checkpoint_done(run: RunDir, step: int) -> bool:
+    """Truth is on disk, whatever a cache believes."""
+    return step in run.complete_checkpoints()

@@ -1,0 +1,115 @@
+"""Prefect tasks that build the micro suite and train, each in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import cast
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
+
+from reopold.config import MicroConfig
+from reopold.provenance import check_parents, checkpoint_digest
+from reopold.run_dir import RunDir, write_atomic
+from tasks.cache import stage_key
+from tasks.gpu import slot
+from tasks.launch import run_module
+from tasks.progress import MetricsWatcher, Progress, show
+from tasks.stages import Done, checkpoint_done
+
+#: Seconds between updates of the progress bar on Prefect's page.
+ARTIFACT_SECONDS = 5.0
+
+
+@task(
+    name="micro-suite",
+    task_run_name="micro suite",
+    cache_key_fn=stage_key("micro"),
+    persist_result=True,
+)
+def build_micro(folder: str, digest: str, config: MicroConfig) -> Done:
+    """Problems and untrained models; `digest` names the MicroConfig."""
+    show(Progress("micro", "problems and models"))
+    recipe = Path(folder).with_suffix(".config.json")
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(recipe, config.canonical_json())
+    with slot() as env:
+        run_module("reopold.micro", folder, str(recipe), log=recipe.with_suffix(".log"), env=env)
+    show(Progress("micro", "problems and models", state="done"))
+    return Done(name="micro", path=folder, digest=digest)
+
+
+@task(
+    name="train",
+    task_run_name="{name} · {label}",
+    cache_key_fn=stage_key("train"),
+    persist_result=True,
+)
+def train_span(
+    run_dir: str, name: str, label: str, until: int, digest: str, parents: list[Done]
+) -> Done:
+    """Train a run up to `until` completed steps.
+
+    Args:
+        digest: of the run's config.json; with `parents` it is the key of this stage.
+        parents: the stages this one is built on (models, or the span before).
+    """
+    run = RunDir(Path(run_dir))
+    if checkpoint_done(run, until):
+        check_parents(run, run.config())  # reused only if it was built on the models of today
+        state = "reused"
+    else:
+        _launch(run, label, until)
+        state = "done"
+    show(Progress(name, label, until, until, _last_reward(run, until), state=state))
+    return Done(
+        name=name, path=str(run.checkpoint(until)), digest=checkpoint_digest(run.checkpoint(until))
+    )
+
+
+def _launch(run: RunDir, label: str, until: int) -> None:
+    first = max([0, *run.complete_checkpoints()])
+    watcher = MetricsWatcher(run, label, first, until)
+    bar = _ProgressBar(f"{run.path.name}: {label}, steps {first} to {until}")
+
+    def on_poll() -> None:
+        progress = watcher.poll()
+        if progress is not None:
+            show(progress)
+            bar.update((progress.step - first) / max(1, until - first))
+
+    logger = get_run_logger()
+    with slot() as env:
+        logger.info("%s: %s from step %d; its log is %s", run.path.name, label, first, run.log_file)
+        run_module(
+            "reopold.train",
+            str(run.path),
+            "--until",
+            str(until),
+            log=run.log_file,
+            env={**env, "OMP_NUM_THREADS": str(run.config().train.threads)},
+            on_poll=on_poll,
+        )
+    bar.update(1.0)
+    logger.info("%s: %s reached step %d", run.path.name, label, until)
+
+
+class _ProgressBar:
+    """A progress artifact on Prefect's page, written every few seconds at most."""
+
+    def __init__(self, description: str) -> None:
+        self.artifact = cast(UUID, create_progress_artifact(0.0, description=description))
+        self.written = time.monotonic()
+
+    def update(self, share: float) -> None:
+        if share == 1.0 or time.monotonic() - self.written > ARTIFACT_SECONDS:
+            self.written = time.monotonic()
+            update_progress_artifact(self.artifact, progress=100.0 * share)
+
+
+def _last_reward(run: RunDir, until: int) -> float | None:
+    rewards = [line.get("rollout/reward") for line in run.metrics() if line["step"] < until]
+    return rewards[-1] if rewards else None

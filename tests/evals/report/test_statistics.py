@@ -1,0 +1,183 @@
+"""The report's intervals against exact enumeration, hand-made cases and plain loops."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evals.report.statistics import (
+    Curve,
+    Estimate,
+    FloatArray,
+    efficiency,
+    first_reach,
+    over_seeds,
+    resampled_means,
+    seed_weights,
+    trailing_mean,
+    verdict,
+)
+from evals.stats import Interval, paired_bootstrap
+
+
+def curve(scores: list[float], cost: float = 100.0) -> Curve:
+    """One seed without noise: every resample equals the observation."""
+    row = np.array([scores])
+    costs = np.array([[cost * (index + 1) for index in range(len(scores))]])
+    return Curve(row, np.repeat(row[None], 8, axis=0), np.ones((8, 1)), costs)
+
+
+def test_resampled_means_agree_with_the_paired_bootstrap() -> None:
+    generator = np.random.default_rng(3)
+    a, b = generator.random((2, 200))
+    expected = paired_bootstrap(a.tolist(), b.tolist())
+    means_BR = resampled_means(np.stack([a, b]))
+    found = Estimate(float((a - b).mean()), means_BR[:, 0] - means_BR[:, 1]).interval()
+    assert found.value == pytest.approx(expected.value)
+    # Monte-Carlo error of a 2.5 percentile of 10,000 draws is about 0.03 standard errors.
+    width = expected.high - expected.low
+    assert found.low == pytest.approx(expected.low, abs=0.04 * width)
+    assert found.high == pytest.approx(expected.high, abs=0.04 * width)
+
+
+def test_columns_share_their_questions() -> None:
+    values = np.random.default_rng(4).random(50)
+    means_BR = resampled_means(np.stack([values, 1 - values]), resamples=500)
+    assert np.allclose(means_BR.sum(axis=1), 1.0)
+    assert means_BR[:, 0].std() > 0
+
+
+def test_no_question_is_refused() -> None:
+    with pytest.raises(ValueError, match="no question"):
+        resampled_means(np.empty((2, 0)))
+
+
+def test_both_levels_have_the_spread_of_the_exact_bootstrap() -> None:
+    values_SQ = np.array([[0.0, 0.5, 1.0], [0.5, 1.0, 1.0]])
+    exact = [
+        np.mean([[values_SQ[s, q] for q in questions] for s in seeds])
+        for seeds in itertools.product(range(2), repeat=2)
+        for questions in itertools.product(range(3), repeat=3)
+    ]
+    weights_BS = seed_weights("reopold", 2, 40_000)
+    draws_BS = resampled_means(values_SQ, 40_000)
+    found = over_seeds(values_SQ.mean(axis=1), draws_BS, weights_BS)
+    assert found.value == pytest.approx(np.mean(exact))
+    assert found.draws_B.mean() == pytest.approx(np.mean(exact), abs=0.005)
+    assert found.draws_B.std() == pytest.approx(np.std(exact), rel=0.02)
+    interval = found.interval()
+    low, high = np.percentile(exact, [2.5, 97.5])
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.06)
+
+
+@given(st.integers(1, 6), st.sampled_from(["reopold", "grpo"]))
+def test_seed_weights_sum_to_one(seeds: int, method: str) -> None:
+    weights_BS = seed_weights(method, seeds, 50)
+    assert weights_BS.shape == (50, seeds)
+    assert np.allclose(weights_BS.sum(axis=1), 1.0)
+    assert (weights_BS >= 0).all()
+
+
+def test_methods_resample_their_seeds_independently() -> None:
+    pairs = seed_weights("reopold", 3), seed_weights("grpo", 3)
+    assert abs(np.corrcoef(pairs[0][:, 0], pairs[1][:, 0])[0, 1]) < 0.05
+
+
+def test_trailing_mean_by_hand() -> None:
+    smooth = trailing_mean(np.array([[3.0, 6.0, 9.0, 0.0]]))
+    assert smooth.tolist() == [[3.0, 4.5, 6.0, 5.0]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "baseline", "ratio", "bound"),
+    [
+        # Smoothed 0.2, 0.4, 0.5: reaches 0.4 at its second checkpoint, the baseline at its fourth.
+        ([0.2, 0.6, 0.7, 0.7], [0.1, 0.2, 0.3, 0.4], 2.0, ""),
+        # Never: 400 samples of the baseline against more than the 400 spent.
+        ([0.1, 0.1, 0.2, 0.3], [0.1, 0.2, 0.3, 0.4], 1.0, "<"),
+        # At the first checkpoint: it may have been much earlier.
+        ([0.5, 0.6, 0.7, 0.7], [0.1, 0.2, 0.3, 0.4], 4.0, ">="),
+        # The baseline fell back to 0.4, which its smoothed score had passed at the second.
+        ([0.1, 0.2, 0.7, 0.9], [0.3, 0.5, 0.6, 0.4], 0.5, ""),
+        # The baseline never rises: nothing between 0 and 100 samples was measured.
+        ([0.1, 0.7, 0.7, 0.7], [0.4, 0.4, 0.4, 0.4], 0.5, "<="),
+        ([0.5, 0.7, 0.7, 0.7], [0.4, 0.4, 0.4, 0.4], 1.0, "?"),
+    ],
+)
+def test_efficiency_by_hand(
+    scores: list[float], baseline: list[float], ratio: float, bound: str
+) -> None:
+    found = efficiency(curve(scores), curve(baseline))
+    for limit in (found.value, found.low, found.high):
+        assert limit.ratio == pytest.approx(ratio)
+        assert limit.bound == bound
+    assert found.reached == (0.0 if bound == "<" else 1.0)
+
+
+def test_a_shorter_budget_bounds_by_what_was_spent() -> None:
+    found = efficiency(curve([0.1, 0.1]), curve([0.1, 0.2, 0.3, 0.4]))
+    assert (found.value.ratio, found.value.bound, found.cost) == (2.0, "<", 200.0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 6))
+def test_efficiency_against_a_loop(seed: int, seeds: int, checkpoints: int) -> None:
+    generator = np.random.default_rng(seed)
+    method = _random_curve(generator, seeds, checkpoints)
+    baseline = _random_curve(generator, seeds, checkpoints)
+    found = efficiency(method, baseline)
+    looped = [_loop(method, baseline, draw) for draw in range(40)]
+    never = [never for _, never in looped]
+    assert found.reached == pytest.approx(1 - sum(never) / 40)
+    keyed = sorted((0.0 if never else ratio, ratio) for ratio, never in looped)
+    for limit, share in ((found.low, 0.025), (found.high, 0.975)):
+        expected = keyed[math.ceil(share * 40) - 1]
+        assert (limit.bound == "<") == (expected[0] == 0.0)
+        if limit.bound != "<":
+            assert limit.ratio == pytest.approx(expected[1])
+
+
+def _random_curve(generator: np.random.Generator, seeds: int, checkpoints: int) -> Curve:
+    draws_BSC = generator.random((40, seeds, checkpoints)).round(2)
+    weights_BS = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=40) / seeds
+    costs_SC = generator.random((seeds, checkpoints)).cumsum(axis=1) + 0.1
+    return Curve(draws_BSC.mean(axis=0), draws_BSC, weights_BS, costs_SC)
+
+
+def _loop(method: Curve, baseline: Curve, draw: int) -> tuple[float, bool]:
+    def means(one: Curve) -> tuple[list[float], list[float]]:
+        weights = one.weights_BS[draw]
+        checkpoints = range(one.scores_SC.shape[1])
+        scores = [float(weights @ one.draws_BSC[draw, :, c]) for c in checkpoints]
+        return scores, [float(weights @ one.costs_SC[:, c]) for c in checkpoints]
+
+    def reach(scores: list[float], target: float) -> int | None:
+        for c in range(len(scores)):
+            window = scores[max(0, c - 2) : c + 1]
+            if sum(window) / len(window) >= target - 1e-9:
+                return c
+        return None
+
+    (scores, costs), (base_scores, base_costs) = means(method), means(baseline)
+    own, base = reach(scores, base_scores[-1]), reach(base_scores, base_scores[-1])
+    base_cost = base_costs[-1 if base is None else base]
+    return base_cost / costs[-1 if own is None else own], own is None
+
+
+def test_first_reach_takes_the_last_index_where_there_is_none() -> None:
+    scores: FloatArray = np.array([[0.1, 0.5, 0.9], [0.1, 0.2, 0.3]])
+    index_X, never_X = first_reach(scores, np.array([0.5, 0.5]))
+    assert index_X.tolist() == [1, 2]
+    assert never_X.tolist() == [False, True]
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_verdict_needs_an_interval_without_zero(value: float, down: float, up: float) -> None:
+    low, high = value - down, value + up
+    expected = "undecided" if low <= 0 <= high else "above" if low > 0 else "below"
+    assert verdict(Interval(value, low, high)) == expected
