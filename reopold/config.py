@@ -1,13 +1,12 @@
 """Recipes: what a run is, as frozen pydantic models. Importable without torch.
 
-A run is named by :meth:`RunConfig.digest`; a study expands to runs. Every field is flat or singly
-nested, without unions, so that Prefect can show it as a form and refuse a misspelt key.
+A run is named by the SHA-256 of its canonical JSON; a study expands to runs. Every field is flat or
+singly nested, without unions, so that Prefect can show it as a form and refuse a misspelt key.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -205,10 +204,6 @@ class RunConfig(Strict):
             "evaluation": changed(self.evaluation, "data"),
         }
         return self.model_copy(update=update)
-
-    def digest(self) -> str:
-        """SHA-256 of the canonical JSON: two runs with one digest are the same experiment."""
-        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
 
 
 class MicroConfig(Strict):

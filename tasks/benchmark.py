@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
+from evals.benchmarks.problems import load_problems
 from evals.results import Results, read_results
 from reopold.config import ConfigError, EvaluationConfig
 from reopold.provenance import checkpoint_digest
@@ -79,18 +80,18 @@ def evaluate_checkpoint(
 
 
 def evaluated(run: RunDir, steps: list[int]) -> bool:
-    """Whether the results of the checkpoints that are there now are all on disk."""
-    complete = run.complete_checkpoints()
+    """Whether disk holds results for the checkpoints, test problems and settings of today."""
     settings = run.config().evaluation
-    for step in steps:
-        results = read_results(run.evaluation(step, settings.benchmark))
-        if step not in complete or results is None:
-            return False
-        if not results.answers(
-            checkpoint_digest(run.checkpoint(step)), results.dataset.digest, settings
-        ):
-            return False
-    return True
+    complete = run.complete_checkpoints()
+    found = [read_results(run.evaluation(step, settings.benchmark)) for step in steps]
+    if not set(steps) <= set(complete) or None in found:
+        return False
+    problems = load_problems(Path(settings.data)).digest
+    return all(
+        results is not None
+        and results.answers(checkpoint_digest(run.checkpoint(step)), problems, settings)
+        for step, results in zip(steps, found, strict=True)
+    )
 
 
 def headline(results: Results) -> str:

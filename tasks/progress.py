@@ -8,7 +8,6 @@ from typing import Protocol
 
 from reopold.run_dir import RunDir
 
-
 #: Steps that the estimate of the time left is averaged over.
 RECENT_STEPS = 20
 

@@ -173,7 +173,7 @@ class _Shipment:
             if run is not None:
                 return run
             self.cursor = records.Cursor(self.cursor.file, self.cursor.tracking_uri)
-        digest = self.config.digest()
+        digest = self.run_dir.digest()
         started = manifest.get("started_at")
         start_time = int(started * 1000) if started else None
         experiment_id, parent_id = _study_parent(self.client, self.study, start_time)
@@ -194,7 +194,9 @@ class _Shipment:
         tags["phase"] = str(lines[-1]["phase"]) if lines else self.config.phase(0)
         self._set_tags(run, tags)
         if not self.cursor.described:
-            _log_params(self.client, run, self.config.model_dump(mode="json"))
+            _log_params(
+                self.client, run, json.loads(self.run_dir.config_file.read_text(encoding="utf-8"))
+            )
             self.client.log_artifact(self.run_id, str(self.run_dir.config_file))
         if self.cursor.described != manifest["status"]:
             if self.run_dir.manifest_file.exists():

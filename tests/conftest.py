@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
-def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a state folder of its own."""
     home = tmp_path / "state"
     monkeypatch.setenv("REOPOLD_HOME", str(home))
-    yield home
+    return home
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,9 @@ def recipe(suite: Path) -> Callable[..., RunConfig]:
             "seed": 3,
             "model": ModelConfig(student=str(suite / "student-init"), teacher=teacher),
             "data": DataConfig(train=str(data)),
-            "sampling": SamplingConfig(prompts_per_step=3, rollouts_per_prompt=2, max_new_tokens=12),
+            "sampling": SamplingConfig(
+                prompts_per_step=3, rollouts_per_prompt=2, max_new_tokens=12
+            ),
             "train": TrainConfig(steps=6, checkpoint_every=2, micro_batch=4, keep_rollouts=2),
             "evaluation": EvaluationConfig(data=str(suite / "test.jsonl"), max_new_tokens=12),
         }

@@ -49,7 +49,7 @@ def run_facts(run: Run) -> RunFacts:
         step=int(manifest.get("step", 0)),
         steps=run.config.train.steps,
         seconds=float(seconds) if seconds is not None and math.isfinite(seconds) else None,
-        config_digest=str(manifest.get("config_digest") or run.config.digest()),
+        config_digest=str(manifest.get("config_digest") or run.directory.digest()),
         git_commit=str(manifest.get("git_commit") or "unknown"),
         checkpoints={str(step): public(digest) for step, digest in sorted(digests.items())},
         parents=_public_items(manifest.get("parents")),

@@ -192,7 +192,7 @@ def _load_run(directory: RunDir, notes: list[str]) -> Run | None:
         lines = []
     metrics = pd.DataFrame(lines, columns=None if lines else ["step"])
     metrics = metrics.drop_duplicates("step", keep="last").set_index("step").sort_index()
-    if manifest.get("config_digest") not in (None, config.digest()):
+    if manifest.get("config_digest") not in (None, directory.digest()):
         notes.append(f"The config.json of run {name} is not the one that its trainer started with.")
     is_reference = name in REFERENCES and config.method == "sft"
     method = name if is_reference else config.method

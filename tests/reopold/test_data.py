@@ -16,7 +16,12 @@ from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
 GOOD = {"id": "a", "prompt": [{"role": "user", "content": "1+1="}], "answer": "2"}
 
 
-@given(total=st.integers(1, 30), size=st.integers(1, 40), steps=st.integers(1, 8), seed=st.integers(0, 5))
+@given(
+    total=st.integers(1, 30),
+    size=st.integers(1, 40),
+    steps=st.integers(1, 8),
+    seed=st.integers(0, 5),
+)
 def test_every_epoch_reads_every_prompt_once(total: int, size: int, steps: int, seed: int) -> None:
     stream = [i for k in range(steps) for i in batch_indices(total, size, k, seed)]
     assert len(stream) == steps * size

@@ -18,7 +18,9 @@ def case(n: int = 13, d: int = 5, v: int = 11) -> tuple[Tensor, Tensor, Tensor]:
     return hidden, weight, torch.randint(0, 9, (n,), generator=generator)
 
 
-def reference(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def reference(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     probabilities = torch.softmax(hidden @ weight.T / temperature, dim=-1)
     logprobs = probabilities.gather(-1, targets[:, None]).squeeze(-1).log()
     return logprobs, -(probabilities * probabilities.log()).sum(-1)

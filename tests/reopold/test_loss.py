@@ -29,7 +29,11 @@ def test_value_matches_a_scalar_reference(clip: float | None) -> None:
     logprobs, old, credit = random_case(50, 0)
     total, kept = 0.0, 0
     for lp, o, a, k in zip(
-        logprobs.tolist(), old.tolist(), credit.advantages_N.tolist(), credit.keep_N.tolist(), strict=True
+        logprobs.tolist(),
+        old.tolist(),
+        credit.advantages_N.tolist(),
+        credit.keep_N.tolist(),
+        strict=True,
     ):
         if not k:
             continue

@@ -33,7 +33,11 @@ def test_answers_match_python_arithmetic() -> None:
 
 
 def test_splits_are_disjoint_whatever_the_seed_and_drawn_the_same_again() -> None:
-    drawn = {(split, seed): draw(split, 200, seed) for split in ("train", "validation", "test") for seed in (1, 2)}
+    drawn = {
+        (split, seed): draw(split, 200, seed)
+        for split in ("train", "validation", "test")
+        for seed in (1, 2)
+    }
     for (split, _), problems in drawn.items():
         assert len(set(problems)) == 200
         for (other, _), others in drawn.items():
@@ -58,15 +62,27 @@ def test_only_the_missing_skill_is_taught_wrongly_at_the_asked_rate() -> None:
 
 
 def test_the_suite_is_the_same_bytes_for_the_same_config(tmp_path: Path) -> None:
-    config = MicroConfig(train_problems=50, test_problems=5, validation_problems=5, teacher_width=16, student_width=16)
+    config = MicroConfig(
+        train_problems=50,
+        test_problems=5,
+        validation_problems=5,
+        teacher_width=16,
+        student_width=16,
+    )
     for name in ("a", "b"):
         assert build_suite(tmp_path / name, config)
-    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    files = sorted(
+        p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()
+    )
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
     assert not build_suite(tmp_path / "a", config)
-    test = [json.loads(line)["id"] for line in (tmp_path / "a" / "test.jsonl").read_text().splitlines()]
-    train = [json.loads(line)["id"] for line in (tmp_path / "a" / "train.jsonl").read_text().splitlines()]
+    test = [
+        json.loads(line)["id"] for line in (tmp_path / "a" / "test.jsonl").read_text().splitlines()
+    ]
+    train = [
+        json.loads(line)["id"] for line in (tmp_path / "a" / "train.jsonl").read_text().splitlines()
+    ]
     assert not set(test) & set(train)
 
 

@@ -35,7 +35,9 @@ def test_a_folder_with_other_things_in_it_is_refused(recipe: Recipe, tmp_path: P
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_study_can_be_moved(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_can_be_moved(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Same recipe in another place: same bytes in config.json, and the paths still resolve."""
     digests = []
     for place in ("here", "there"):
@@ -50,7 +52,9 @@ def test_a_study_can_be_moved(recipe: Recipe, tmp_path: Path, monkeypatch: pytes
     assert str(tmp_path) not in run.config_file.read_text()
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "no config.json"), ("{", "not valid JSON")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "no config.json"), ("{", "not valid JSON")]
+)
 def test_no_run_directory(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "config.json").write_text(content)
@@ -66,7 +70,11 @@ def test_torn_last_lines_are_left_out_and_cut_back(tmp_path: Path) -> None:
         handle.write('{"step": 5, "trai')
     assert [line["step"] for line in read_lines(run.metrics_file)] == [0, 1, 2, 3, 4]
     run.cut_back(3)
-    assert [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()] == [0, 1, 2]
+    assert [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()] == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_a_second_trainer_is_refused_and_a_dead_one_forgotten(tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ ROLLOUTS = [
 ]
 
 
-def test_scores_equal_one_sequence_at_a_time_through_the_plain_model(model: PreTrainedModel) -> None:
+def test_scores_equal_one_sequence_at_a_time_through_the_plain_model(
+    model: PreTrainedModel,
+) -> None:
     logprobs, entropy = score(model, ROLLOUTS, vocab_size=20, micro_batch=3)
     expected_logprobs, expected_entropy = [], []
     for r in ROLLOUTS:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,12 @@ def assert_same(run: RunDir, other: RunDir) -> None:
 
 
 @pytest.fixture(scope="module")
-def straight(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
+def straight(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A run that was never interrupted."""
     run = RunDir(tmp_path_factory.mktemp("straight") / "run").create(module_recipe(suite))
     completed = train(run)
     assert completed.returncode == 0, completed.stderr
-    yield run
+    return run
 
 
 def module_recipe(suite: Path, **sections: Any) -> RunConfig:
@@ -78,7 +78,9 @@ def module_recipe(suite: Path, **sections: Any) -> RunConfig:
                 student=str(suite / "student-init"), teacher=str(suite / "teacher-init")
             ),
             "data": {"train": str(suite / "train.jsonl")},
-            "sampling": SamplingConfig(prompts_per_step=3, rollouts_per_prompt=2, max_new_tokens=12),
+            "sampling": SamplingConfig(
+                prompts_per_step=3, rollouts_per_prompt=2, max_new_tokens=12
+            ),
             "train": TrainConfig(steps=6, checkpoint_every=2, micro_batch=4, keep_rollouts=2),
             **sections,
         }
@@ -88,7 +90,9 @@ def module_recipe(suite: Path, **sections: Any) -> RunConfig:
 def test_a_whole_run_leaves_what_the_contract_says(straight: RunDir) -> None:
     assert straight.complete_checkpoints() == [2, 3, 4, 6]  # 3 is the phase switch
     assert [line["step"] for line in straight.metrics()] == list(range(6))
-    assert [line["phase"] for line in straight.metrics()] == ["exploration"] * 3 + ["refinement"] * 3
+    assert [line["phase"] for line in straight.metrics()] == ["exploration"] * 3 + [
+        "refinement"
+    ] * 3
     kinds = [event["kind"] for event in straight.events()]
     assert kinds[:2] == ["start", "phase"] and kinds[-1] == "finish"
     manifest = straight.manifest()
@@ -109,7 +113,9 @@ def test_a_checkpoint_is_an_ordinary_hugging_face_folder(straight: RunDir) -> No
     assert not list(straight.checkpoints.glob(".*")), "temporary folders were left behind"
 
 
-def test_the_same_recipe_gives_the_same_bits(straight: RunDir, suite: Path, run_dir: MakeRun) -> None:
+def test_the_same_recipe_gives_the_same_bits(
+    straight: RunDir, suite: Path, run_dir: MakeRun
+) -> None:
     again = run_dir(module_recipe(suite))
     assert train(again).returncode == 0
     assert_same(straight, again)
@@ -122,7 +128,9 @@ def test_starting_a_finished_run_changes_nothing(straight: RunDir) -> None:
     assert {p: p.stat().st_mtime_ns for p in straight.checkpoints.rglob("*")} == before
 
 
-def test_stages_give_the_same_bits_as_one_go(straight: RunDir, suite: Path, run_dir: MakeRun) -> None:
+def test_stages_give_the_same_bits_as_one_go(
+    straight: RunDir, suite: Path, run_dir: MakeRun
+) -> None:
     run = run_dir(module_recipe(suite))
     for until in ("3", "3", "4", "6"):
         assert train(run, "--until", until).returncode == 0

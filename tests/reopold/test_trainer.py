@@ -110,7 +110,9 @@ def test_a_non_finite_gradient_stops_before_the_weights_change(
         assert torch.equal(value, before[name])
 
 
-def test_a_student_taught_by_itself_does_not_move(recipe: Recipe, run_dir: MakeRun, suite: Path) -> None:
+def test_a_student_taught_by_itself_does_not_move(
+    recipe: Recipe, run_dir: MakeRun, suite: Path
+) -> None:
     itself = str(suite / "student-init")
     config = recipe("opd", model=ModelConfig(student=itself, teacher=itself))
     trainer = trainer_of(run_dir(config))

@@ -72,7 +72,7 @@ class SyntheticRun:
             status=status,
             step=step,
             steps=self.config.train.steps,
-            config_digest=self.config.digest(),
+            config_digest=self.dir.digest(),
             git_commit="0123456789abcdef",
             versions={"torch": "2.13.0"},
             hardware={"device": "cpu", "threads": 1},

@@ -70,7 +70,7 @@ def test_a_whole_run_arrives(tracked_home: Path, make_run: MakeRun) -> None:
         "seed": "1",
         "family": "maths",
         "git_commit": "0123456789abcdef",
-        "reopold.config_digest": run.config.digest(),
+        "reopold.config_digest": run.dir.digest(),
         "reopold.run_dir": "studies/micro/runs/reopold-s1",
     }
     assert wanted.items() <= shipped.data.tags.items()

@@ -35,6 +35,7 @@ from reopold.config import (
     StudyConfig,
     TrainConfig,
 )
+from reopold.run_dir import RunDir
 
 #: Skill at the start, at the end, and the share of the steps in which most of it is gained.
 SKILLS = {"reopold": (0.2, 1.9, 0.25), "opd": (0.2, 1.7, 0.4), "grpo": (0.2, 1.1, 0.8)}
@@ -123,7 +124,7 @@ def write_manifest(run: Path, config: RunConfig, status: str, step: int) -> None
         "status": status,
         "step": step,
         "steps": config.train.steps,
-        "config_digest": config.digest(),
+        "config_digest": RunDir(run).digest(),
         "git_commit": "0123456789abcdef0123456789abcdef01234567",
         "versions": {"python": "3.11.9", "reopold": "0.1.0", "torch": "2.13.0+cpu"},
         "hardware": {"platform": "Linux x86_64", "cpu_count": 2, "device": "cpu"},

@@ -1,0 +1,90 @@
+"""Before any work: what is missing, full or somebody else's is said, and nothing is written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reopold.config import (
+    ConfigError,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    RunConfig,
+    StudyConfig,
+    TrainConfig,
+    load_recipe,
+)
+from tasks.preflight import check_evaluation, check_run, check_study
+from tests.conftest import REPO
+
+Recipe = Callable[..., RunConfig]
+
+
+def test_a_good_recipe_claims_its_folder(recipe: Recipe, tmp_path: Path) -> None:
+    check_run(recipe(), tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_each_fault_of_a_run_is_named_and_nothing_is_written(
+    recipe: Recipe, tmp_path: Path, suite: Path
+) -> None:
+    student, teacher = str(suite / "student-init"), str(suite / "teacher-init")
+    test = str(suite / "test.jsonl")
+    faults = {
+        "no student checkpoint": {"model": ModelConfig(student="./none", teacher=teacher)},
+        "no teacher checkpoint": {"model": ModelConfig(student=student, teacher="./none")},
+        "no prompts at": {"data": DataConfig(train="./none.jsonl")},
+        "data.train must be a local file": {"data": DataConfig(train="org/name")},
+        "evaluation.data must be a local file": {"evaluation": EvaluationConfig()},
+        "micro_maths": {"evaluation": EvaluationConfig(benchmark="micro_math", data=test)},
+        "greedy": {"evaluation": EvaluationConfig(temperature=0.0, data=test)},
+        "no disk space": {"train": TrainConfig(steps=50_000_000, checkpoint_every=1)},
+    }
+    for message, sections in faults.items():
+        with pytest.raises(ConfigError, match=message):
+            check_run(recipe(**sections), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_tokenizers_that_differ_are_refused(recipe: Recipe, tmp_path: Path, suite: Path) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(suite / "teacher-init", tmp_path / "teacher")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
+    tokenizer.add_tokens(["x"])
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    model = ModelConfig(student=str(suite / "student-init"), teacher=str(tmp_path / "teacher"))
+    with pytest.raises(ConfigError, match="different tokenizers"):
+        check_run(recipe(model=model), tmp_path / "run")
+
+
+def test_a_folder_of_another_recipe_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    check_run(recipe(), tmp_path / "run")
+    with pytest.raises(ConfigError, match="belongs to another config"):
+        check_run(recipe(seed=4), tmp_path / "run")
+
+
+def test_a_study_claims_its_folder_unless_it_is_anothers_or_the_disk_is_full(
+    tmp_path: Path,
+) -> None:
+    path = REPO / "deployments" / "recipes" / "quickstart.yaml"
+    study = load_recipe(path, StudyConfig)
+    check_study(study, tmp_path / "study")
+    check_study(study, tmp_path / "study")
+    with pytest.raises(ConfigError, match="belongs to another config"):
+        check_study(load_recipe(path, StudyConfig, ["seeds=[7]"]), tmp_path / "study")
+    huge = load_recipe(path, StudyConfig, ["train.steps=20000000", "train.checkpoint_every=1"])
+    with pytest.raises(ConfigError, match="no disk space"):
+        check_study(huge, tmp_path / "huge")
+    assert not (tmp_path / "huge").exists()
+
+
+def test_a_checkpoint_to_evaluate_must_be_there(tmp_path: Path, suite: Path) -> None:
+    settings = EvaluationConfig(data=str(suite / "test.jsonl"))
+    check_evaluation(suite / "student-init", settings)
+    with pytest.raises(ConfigError, match="no checkpoint at"):
+        check_evaluation(tmp_path, settings)
