@@ -322,7 +322,7 @@ def describe_rollout(step: Step, i: int, tokenizer: Any) -> dict[str, Any]:
     rows = (batch.sequence_N == i).nonzero().squeeze(-1).tolist()
     teacher = batch.teacher_logprobs_N
     return {
-        "prompt": prompt.messages,
+        "prompt": "\n".join(message["content"] for message in prompt.messages),
         "response": tokenizer.decode(rollout.response_ids, skip_special_tokens=True),
         "answer": prompt.answer,
         "reward": None if batch.reward_S is None else float(batch.reward_S[i]),

@@ -1,0 +1,150 @@
+"""The command line: bad input ends with code 2 and one clear message, before any work starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPO
+
+PROGRAM = Path(sys.executable).with_name("reopold")
+
+RECIPE = """
+name: opd-s7
+method: opd
+model: {{student: {suite}/student-init, teacher: {suite}/teacher-init}}
+data: {{train: {suite}/train.jsonl}}
+evaluation: {{data: {suite}/test.jsonl}}
+"""
+
+
+def reopold(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **env}
+    environment.setdefault("REOPOLD_HOME", str(cwd / "state"))
+    return subprocess.run(
+        [str(PROGRAM), *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stesp=5", "unknown key 'train.stesp': did you mean 'steps'?"),
+        ("train.steps=0", "'train.steps': Input should be greater than or equal to 1"),
+        ("sampling.temperature=warm", "'sampling.temperature'"),
+        ("methods=[reopold,ppo]", "'methods.1'"),
+        ("objective={lam: 0.7, floor: odds}", "needs lam < 0.5"),
+        ("name=../../etc", "'name'"),
+        ("train.steps", "write it as key=value"),
+    ],
+)
+def test_a_faulty_study(override: str, message: str, tmp_path: Path) -> None:
+    refused(reopold("quickstart", "--set", override, cwd=tmp_path), message)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_missing_study_file(tmp_path: Path) -> None:
+    refused(reopold("quickstart", "--recipe", "none.yaml", cwd=tmp_path), "no recipe at none.yaml")
+
+
+def test_a_study_folder_of_another_config(tmp_path: Path) -> None:
+    study = tmp_path / "state" / "studies" / "quickstart"
+    study.mkdir(parents=True)
+    (study / "study.json").write_text("{}")
+    refused(reopold("quickstart", cwd=tmp_path), "belongs to another config")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "model.student=./none"], "no student checkpoint at"),
+        (["--set", "data.train=./none.jsonl"], "no prompts at"),
+        (["--set", "method=sfx"], "'method'"),
+        (["--set", "train.steps=90000000", "--set", "train.checkpoint_every=1"], "no disk space"),
+        (["--output", "taken"], "is not empty"),
+    ],
+)
+def test_a_faulty_run(arguments: list[str], message: str, tmp_path: Path, suite: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(suite=suite))
+    refused(reopold("distill", "recipe.yaml", *arguments, cwd=tmp_path), message)
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["mine.txt"]
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path: Path, suite: Path) -> None:
+    data = str(suite / "test.jsonl")
+    refused(reopold("evaluate", "none", "--data", data, cwd=tmp_path), "no checkpoint at none")
+
+
+@pytest.mark.parametrize("command", ["compare", "report"])
+def test_a_study_that_is_not_there(command: str, tmp_path: Path) -> None:
+    refused(reopold(command, "none", cwd=tmp_path), "none")
+
+
+def test_a_busy_port(tmp_path: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = str(busy.getsockname()[1])
+        refused(reopold("dashboard", "--mlflow-port", port, cwd=tmp_path), port)
+
+
+@pytest.mark.integration
+def test_distil_and_evaluate_for_real(tmp_path: Path, suite: Path) -> None:
+    """A whole run through Prefect, trainer, lm-eval and MLflow; then its checkpoint on its own."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(suite=suite))
+    small = ["sampling={prompts_per_step: 2, rollouts_per_prompt: 2, max_new_tokens: 8}"]
+    small += ["train={steps: 2, checkpoint_every: 1}", "evaluation.samples=2"]
+    small += ["evaluation.max_new_tokens=8"]
+    sets = [part for key in small for part in ("--set", key)]
+    home = tmp_path / "home"
+    home.mkdir()
+    done = reopold("distill", "recipe.yaml", *sets, "--json", cwd=tmp_path, HOME=str(home))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    result = json.loads(done.stdout)
+    run = tmp_path / result["run_dir"]
+    assert (tmp_path / result["checkpoint"] / "COMPLETE").exists()
+    for step in (1, 2):
+        scores = json.loads((run / f"eval/step-{step:06d}/micro_maths/results.json").read_text())
+        assert [s["metric"] for s in scores["scores"]] == ["avg@k", "pass@k", "maj@k"]
+    assert json.loads((run / "tracking.json").read_text())
+    assert list(home.iterdir()) == [], "something was written to the user's home"
+
+    arguments = ["--data", str(suite / "test.jsonl"), "--samples", "2", "--max-new-tokens", "8"]
+    done = reopold("evaluate", result["checkpoint"], *arguments, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n"] == 20
+
+
+def test_the_repository_names_no_machine() -> None:
+    """No absolute machine paths in what is committed."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=REPO, capture_output=True, text=True, check=False
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        path = REPO / name
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".json", ".html"):
+            assert "/work/" + "main" not in path.read_text(encoding="utf-8"), name
