@@ -22,14 +22,14 @@ from typing import NoReturn
 from reopold.config import ConfigError
 from reopold.run_dir import write_atomic
 from tasks import home
-from tasks.launch import LocalJob, LocalLauncher
+from tasks.launch import JobFailed, LocalJob, LocalLauncher
 
 HOST = "127.0.0.1"
 #: Seconds in which both must answer, in which one must end before it is killed, between looks.
 START_SECONDS, STOP_SECONDS, POLL_SECONDS = 120.0, 10.0, 0.3
 
 
-class DashboardError(Exception):
+class DashboardError(JobFailed):
     """A server did not come up, or ended by itself; the message ends with the tail of its log."""
 
 

@@ -217,14 +217,14 @@ class MicroConfig(Strict):
     missing_skill_wrong: float = Field(0.8, ge=0.0, le=1.0)
     """Share of wrong results for `*` by an operand of 4 or more in the student's solutions."""
     teacher_width: int = Field(96, ge=8, multiple_of=8)
-    teacher_layers: int = Field(3, ge=1)
-    teacher_steps: int = Field(600, ge=1)
-    teacher_lr: float = Field(3e-3, gt=0.0)
+    teacher_layers: int = Field(2, ge=1)
+    teacher_steps: int = Field(400, ge=1)
+    teacher_lr: float = Field(5e-3, gt=0.0)
     student_width: int = Field(64, ge=8, multiple_of=8)
     student_layers: int = Field(2, ge=1)
-    student_steps: int = Field(600, ge=1)
-    student_lr: float = Field(3e-3, gt=0.0)
-    sft_batch: int = Field(128, ge=1)
+    student_steps: int = Field(700, ge=1)
+    student_lr: float = Field(5e-3, gt=0.0)
+    sft_batch: int = Field(64, ge=1)
     """Worked solutions a supervised step."""
 
 

@@ -18,8 +18,8 @@ from reopold.config import (
 )
 from reopold.run_dir import RunDir
 
-#: Share of the supervised steps that warm the learning rate up.
-SFT_WARMUP = 0.05
+#: Share of the supervised steps that warm the learning rate up, and Adam's second moment.
+SFT_WARMUP, SFT_BETA2 = 0.05, 0.99
 
 
 def micro_folder(study_dir: Path) -> Path:
@@ -50,7 +50,9 @@ def plan_supervised(
         model=ModelConfig(student=_path(suite / f"{role}-init")),
         data=DataConfig(train=_path(suite / f"sft-{role}.jsonl")),
         sampling=SamplingConfig(prompts_per_step=micro.sft_batch, rollouts_per_prompt=1),
-        optimizer=OptimizerConfig(lr=lr, warmup_steps=round(SFT_WARMUP * steps), decay="cosine"),
+        optimizer=OptimizerConfig(
+            lr=lr, beta2=SFT_BETA2, warmup_steps=round(SFT_WARMUP * steps), decay="cosine"
+        ),
         train=TrainConfig(steps=steps, checkpoint_every=steps, micro_batch=micro.sft_batch),
         evaluation=_evaluation(study, study_dir),
     )
