@@ -220,11 +220,36 @@ def _flow(run: Any, quiet: bool) -> dict[str, Any]:
     configure_environment()
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
+    _start_prefect()
     from flows.terminal import display
 
     with display(quiet):
         result: dict[str, Any] = run()
     return result
+
+
+def _start_prefect() -> None:
+    """Reach Prefect's server, or start the ephemeral one deaf to the terminal's Ctrl-C.
+
+    Ctrl-C goes to every process of the group, and the stages that end because of it still have to
+    report. A signal blocked at the start of a child stays blocked in it.
+    """
+    from prefect.client.orchestration import get_client
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with get_client(sync_client=True) as client:
+            failure = client.api_healthcheck()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if failure is not None:
+        url = os.environ.get("PREFECT_API_URL", "its ephemeral server")
+        from reopold.config import ConfigError
+
+        raise ConfigError(
+            f"Prefect does not answer at {url}: {failure}; unset PREFECT_API_URL to "
+            "run without a server"
+        )
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

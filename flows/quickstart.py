@@ -15,6 +15,7 @@ from flows.distill import WAITING_STAGES, settle, submit_run
 from reopold.config import MicroConfig, RunConfig, StudyConfig
 from reopold.run_dir import RunDir
 from reopold.studies import micro_folder, plan_run, plan_supervised, runs_folder
+from tasks.progress import Progress, show
 from tasks.report import Compared, compare_study, track_study, write_report
 from tasks.train import build_micro
 
@@ -61,9 +62,10 @@ def _submit_micro(folder: Path, micro: MicroConfig) -> Any:
 
     digest = hashlib.sha256(micro.canonical_json().encode()).hexdigest()
     out = micro_folder(folder)
-    return build_micro.with_options(refresh_cache=not is_built(out, micro)).submit(
-        str(out), digest, micro
-    )
+    reuse = is_built(out, micro)
+    if reuse:
+        show(Progress("micro", "problems and models", state="reused"))
+    return build_micro.with_options(refresh_cache=not reuse).submit(str(out), digest, micro)
 
 
 def _submit(

@@ -22,8 +22,10 @@ from evals.stats import RESAMPLES, Interval
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-#: Checkpoints in the trailing mean that stands for "smoothed" in the sample efficiency.
-SMOOTHING = 3
+#: The trailing mean that stands for "smoothed" in the sample efficiency spans an eighth of the
+#: checkpoints and three at most: on a coarse grid it would lag by a good part of the run, and
+#: hold back a method that is compared with an unsmoothed final score.
+SMOOTHING_SHARE, SMOOTHING_MOST = 8, 3
 _SEED = 260_311_137
 _BLOCK = 1_000  # resamples at a time: bounds memory at _BLOCK x Q counts
 
@@ -90,9 +92,15 @@ def over_seeds(values_S: FloatArray, draws_BS: FloatArray, weights_BS: FloatArra
     return Estimate(float(values_S.mean()), (draws_BS * weights_BS).sum(axis=1))
 
 
-def trailing_mean(scores_XC: FloatArray, window: int = SMOOTHING) -> FloatArray:
-    """Mean of a checkpoint and up to `window - 1` before it, along the last axis."""
+def smoothing_window(checkpoints: int) -> int:
+    """Checkpoints in the trailing mean; 1 leaves the mean over seeds as it is."""
+    return max(1, min(SMOOTHING_MOST, checkpoints // SMOOTHING_SHARE))
+
+
+def trailing_mean(scores_XC: FloatArray) -> FloatArray:
+    """Mean of a checkpoint and those just before it (:func:`smoothing_window` in all)."""
     checkpoints = scores_XC.shape[-1]
+    window = smoothing_window(checkpoints)
     smooth = [
         scores_XC[..., max(0, last - window + 1) : last + 1].mean(axis=-1)
         for last in range(checkpoints)
@@ -155,7 +163,7 @@ def efficiency(method: Curve, baseline: Curve) -> Efficiency:
     """Sample efficiency of `method` (method.md section 8) in the unit of the curves' costs.
 
     The target is the baseline's score at its last checkpoint, mean over seeds. A method reaches
-    it at the first checkpoint whose trailing mean (of up to 3 checkpoints, mean over seeds) is at
+    it at the first checkpoint whose smoothed score (mean over seeds, :func:`trailing_mean`) is at
     least the target. The baseline itself has reached it at its last checkpoint at the latest,
     by definition. A target never reached bounds the efficiency from above, a target reached at
     the first checkpoint from below: what lies between checkpoints was not measured.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evals.report.analysis import Analysis, EfficiencyRow, MethodRow
-from evals.report.statistics import SMOOTHING, Efficiency, Limit, verdict
+from evals.report.statistics import Efficiency, Limit, verdict
 from evals.report.study import REFERENCES
 from evals.stats import RESAMPLES, Interval
 
@@ -196,8 +196,8 @@ def efficiency_caption(analysis: Analysis) -> str:
     target = "" if analysis.target is None else f" ({percent(analysis.target)} %)"
     return (
         f"Cost until {analysis.baseline}'s final score{target}, cost({analysis.baseline}) / "
-        "cost(method): the first checkpoint at which the smoothed score, the mean over seeds "
-        f"averaged over up to {SMOOTHING} checkpoints (this one and those before it), reaches the "
-        "target. 95 % intervals resample questions and seeds, target included. Costs are counted "
+        "cost(method): the first checkpoint at which the smoothed score (the mean over seeds; with "
+        "16 checkpoints or more also over the last 2 or 3 of them) reaches the target. 95 % "
+        "intervals resample questions and seeds, target included. Costs are counted "
         "at checkpoints, so < and ≥ mark what lies outside them."
     )

@@ -79,7 +79,7 @@ def test_a_study_folder_of_another_config(tmp_path: Path) -> None:
         (["--set", "model.student=./none"], "no student checkpoint at"),
         (["--set", "data.train=./none.jsonl"], "no prompts at"),
         (["--set", "method=sfx"], "'method'"),
-        (["--set", "train.steps=90000000", "--set", "train.checkpoint_every=1"], "no disk space"),
+        (["--set", "train.steps=4000000", "--set", "train.checkpoint_every=1"], "no disk space"),
         (["--output", "taken"], "is not empty"),
     ],
 )

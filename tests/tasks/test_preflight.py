@@ -42,7 +42,7 @@ def test_each_fault_of_a_run_is_named_and_nothing_is_written(
         "evaluation.data must be a local file": {"evaluation": EvaluationConfig()},
         "micro_maths": {"evaluation": EvaluationConfig(benchmark="micro_math", data=test)},
         "greedy": {"evaluation": EvaluationConfig(temperature=0.0, data=test)},
-        "no disk space": {"train": TrainConfig(steps=50_000_000, checkpoint_every=1)},
+        "no disk space": {"train": TrainConfig(steps=4_000_000, checkpoint_every=1)},
     }
     for message, sections in faults.items():
         with pytest.raises(ConfigError, match=message):
@@ -77,7 +77,7 @@ def test_a_study_claims_its_folder_unless_it_is_anothers_or_the_disk_is_full(
     check_study(study, tmp_path / "study")
     with pytest.raises(ConfigError, match="belongs to another config"):
         check_study(load_recipe(path, StudyConfig, ["seeds=[7]"]), tmp_path / "study")
-    huge = load_recipe(path, StudyConfig, ["train.steps=20000000", "train.checkpoint_every=1"])
+    huge = load_recipe(path, StudyConfig, ["train.steps=200000", "train.checkpoint_every=1"])
     with pytest.raises(ConfigError, match="no disk space"):
         check_study(huge, tmp_path / "huge")
     assert not (tmp_path / "huge").exists()
