@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from evals.benchmarks import find
 from reopold.config import ConfigError, EvaluationConfig, Family
 from reopold.run_dir import write_atomic
 
@@ -56,6 +57,7 @@ class Results(_Frozen):
 
     schema_version: Literal[1] = Field(1, alias="schema")
     benchmark: str
+    benchmark_version: int
     family: Family
     checkpoint_step: int
     """Completed training steps; 0 for a checkpoint that does not say."""
@@ -72,6 +74,8 @@ class Results(_Frozen):
     seconds: float
     """Wall-clock from loading the checkpoint to the last interval."""
     generation: GenerationSettings
+    dtype: str
+    """Of the weights that sampled."""
     dataset: DatasetIdentity
     versions: dict[str, str]
 
@@ -79,13 +83,15 @@ class Results(_Frozen):
         return next(score for score in self.scores if score.metric == metric)
 
     def answers(
-        self, checkpoint_digest: str, dataset_digest: str, settings: EvaluationConfig
+        self, checkpoint_digest: str, dataset_digest: str, settings: EvaluationConfig, dtype: str
     ) -> bool:
         """Whether evaluating this checkpoint again would only repeat these results."""
         return (
             self.checkpoint_digest == checkpoint_digest
             and self.dataset.digest == dataset_digest
             and self.benchmark == settings.benchmark
+            and self.benchmark_version == find(settings.benchmark).version
+            and self.dtype == dtype
             and self.k == settings.samples
             and self.generation == generation_settings(settings)
         )

@@ -33,6 +33,7 @@ from evals.results import (
 )
 from evals.stats import score_interval
 from reopold.config import ConfigError, EvaluationConfig, parse
+from reopold.parent import watch_parent
 from reopold.provenance import checkpoint_digest, versions
 from reopold.run_dir import RunDir
 
@@ -62,16 +63,22 @@ def prepare(
     threads: int | None = None,
 ) -> Evaluation:
     """Raises ConfigError: unknown benchmark, senseless settings or unreadable problems."""
+    benchmark = check_settings(settings)
+    if not settings.data:
+        raise ConfigError("evaluation.data is empty: name the JSONL file of test problems")
+    problems = load_problems(Path(settings.data))
+    return Evaluation(settings, benchmark, problems, dtype, device, threads)
+
+
+def check_settings(settings: EvaluationConfig) -> Benchmark:
+    """Raises ConfigError: unknown benchmark, or several samples that would all be the same."""
     benchmark = find(settings.benchmark)
     if settings.temperature == 0.0 and settings.samples > 1:
         raise ConfigError(
             f"evaluation.temperature 0 is greedy: all {settings.samples} samples of a question "
             "would be the same; set evaluation.samples to 1 or raise the temperature"
         )
-    if not settings.data:
-        raise ConfigError("evaluation.data is empty: name the JSONL file of test problems")
-    problems = load_problems(Path(settings.data))
-    return Evaluation(settings, benchmark, problems, dtype, device, threads)
+    return benchmark
 
 
 def evaluate_checkpoint(
@@ -106,7 +113,8 @@ def ensure_results(
     """
     digest, _ = _identity(checkpoint)
     there = read_results(output)
-    if there and there.answers(digest, evaluation.problems.digest, evaluation.settings):
+    settings, problems = evaluation.settings, evaluation.problems
+    if there and there.answers(digest, problems.digest, settings, evaluation.dtype):
         return there, False
     return _evaluate(checkpoint, evaluation, output, step), True
 
@@ -126,6 +134,8 @@ def _evaluate(checkpoint: Path, evaluation: Evaluation, output: Path, step: int 
     scores = score(questions, settings.samples)
     results = Results(
         benchmark=evaluation.benchmark.name,
+        benchmark_version=evaluation.benchmark.version,
+        dtype=evaluation.dtype,
         family=evaluation.benchmark.family,
         checkpoint_step=trained if step is None else step,
         checkpoint_digest=digest,
@@ -291,13 +301,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (arguments.run_dir is None) != all(bare) or (arguments.run_dir and any(bare)):
         parser.error("give RUN_DIR, or all of --checkpoint, --config and --output")
     _quiet()
+    watch_parent(lambda: os._exit(1))
     try:
         if arguments.run_dir is not None:
             evaluate_run(RunDir(arguments.run_dir), arguments.steps)
         else:
             evaluate_folder(arguments)
     except ConfigError as error:
-        print(f"evals.run: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

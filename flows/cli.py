@@ -133,8 +133,9 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
     }
     settings = parse(fields, EvaluationConfig, "evaluate")
-    check_evaluation(checkpoint, settings)
-    folder = output or _shown(home() / "evaluations" / f"{checkpoint.absolute().name}-{benchmark}")
+    name = "-".join(checkpoint.absolute().parts[-3::2]) + f"-{benchmark}"
+    folder = output or _shown(home() / "evaluations" / name)
+    check_evaluation(checkpoint, settings, folder)
 
     def run() -> dict[str, Any]:
         from flows.evaluate import evaluate as flow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import allow_failure, flow
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -14,7 +14,7 @@ from reopold.run_dir import RunDir
 from tasks.benchmark import evaluate_run, evaluated
 from tasks.progress import Progress, show
 from tasks.report import track_run
-from tasks.stages import checkpoint_done, evaluated_steps, spans
+from tasks.stages import evaluated_steps, span_done, spans
 from tasks.train import train_span
 
 #: Stages that wait cost a thread each; what runs at once is decided by the slots (tasks/gpu.py).
@@ -34,23 +34,30 @@ def submit_run(run_dir: Path, study: str, parents: list[Any]) -> list[PrefectFut
     config = run.config()
     name, digest = run_dir.name, run.digest()
     futures: list[PrefectFuture[Any]] = []
-    reuse = True
+    reused = True
     for span in spans(config):
-        reuse = checkpoint_done(run, span.until)
+        reuse = span_done(run, span.until)
         trained = train_span.with_options(refresh_cache=not reuse).submit(
             str(run_dir), name, span.label, span.until, digest, parents
         )
         parents = [trained]
         steps = evaluated_steps(config, span)
         reuse = reuse and evaluated(run, steps)
+        reused &= reuse
         evaluation = evaluate_run.with_options(refresh_cache=not reuse).submit(
             str(run_dir), name, steps, digest, parents
         )
         futures += [trained, evaluation]
-    if reuse:
+    if reused:
         show(Progress(name, "all stages", config.train.steps, config.train.steps, state="reused"))
-    everything: list[Any] = list(futures)
-    tracked = track_run.submit(str(run_dir), name, study, everything)
+    # A run that failed is shown as failed in MLflow, too.
+    tracked = track_run.submit(
+        str(run_dir),
+        name,
+        study,
+        wait_for=[allow_failure(future) for future in futures],
+        return_state=False,
+    )
     return [*futures, tracked, *parents]
 
 

@@ -32,7 +32,7 @@ def save_checkpoint(
         step: completed optimiser steps.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(f".{folder.name}.*"):
+    for leftover in folder.parent.glob(".step-*"):
         shutil.rmtree(leftover)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     (temporary / "trainer").mkdir(parents=True)

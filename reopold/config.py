@@ -10,7 +10,7 @@ import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -30,7 +30,9 @@ class ConfigError(Exception):
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     def canonical_json(self) -> str:
         """The one way a config is written to disk, so that equal configs are equal bytes."""
@@ -43,7 +45,8 @@ class ModelConfig(Strict):
     teacher: str = ""
     """Teacher checkpoint, of the student's tokenizer; empty where none is needed (grpo, sft)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Weights and activations. Softmax, log-probs and entropies are float32 whatever this says."""
+    """Weights of the teacher, and of the student when it is evaluated. The student trains in
+    float32: AdamW at lr 1e-6 would leave bfloat16 weights where they are."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the first GPU that is visible, else the CPU."""
 
@@ -133,7 +136,7 @@ class EvaluationConfig(Strict):
     max_new_tokens: int = Field(48, ge=1)
     batch_size: int = Field(512, ge=1)
     """Sequences sampled together. The score does not depend on it beyond float noise."""
-    seed: int = 1234
+    seed: int = Field(1234, ge=0)
     """Seed of the evaluation's samples, the same for every method and checkpoint."""
 
 
@@ -209,7 +212,7 @@ class RunConfig(Strict):
 class MicroConfig(Strict):
     """The embedded suite: problems, and the two models trained on them from scratch."""
 
-    problems_seed: int = 2026
+    problems_seed: int = Field(2026, ge=0)
     """Seed of problems, splits and worked solutions."""
     train_problems: int = Field(20_000, ge=1, le=1_000_000)
     test_problems: int = Field(500, ge=1, le=100_000)
@@ -233,7 +236,7 @@ class StudyConfig(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     methods: list[Method] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     baseline: Method = "grpo"
     """Method whose final score is the target of the sample-efficiency comparison."""
     micro: MicroConfig = MicroConfig()
@@ -247,6 +250,12 @@ class StudyConfig(Strict):
     def _no_repeats(self) -> Self:
         if len(set(self.methods)) != len(self.methods) or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("methods and seeds must each be listed once")
+        if self.baseline == "sft":
+            raise ValueError("baseline must be a method that is compared, not 'sft'")
+        if self.evaluation.data:
+            raise ValueError(
+                "evaluation.data is not for a study to set: its test problems are drawn"
+            )
         if "sft" in self.methods:
             raise ValueError(
                 "'sft' trains the study's teacher and student; it is not compared here"

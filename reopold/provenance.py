@@ -76,10 +76,10 @@ def checkpoint_digest(folder: Path) -> str:
 
 
 def check_parents(run: RunDir, config: RunConfig) -> dict[str, str]:
-    """Digests of the student and teacher that a run starts from, by role.
+    """Digests of what a run is made from: "student", "teacher" (if any) and "data".
 
     Raises:
-        ConfigError: a checkpoint is missing, or has changed since the run began.
+        ConfigError: one of them is missing, or has changed since the run began.
     """
     paths = {"student": config.model.student}
     if config.method in DISTILLATION_METHODS:
@@ -88,10 +88,15 @@ def check_parents(run: RunDir, config: RunConfig) -> dict[str, str]:
         if is_local(path) and not (Path(path) / "config.json").is_file():
             raise ConfigError(f"no {role} checkpoint at {path}")
     digests = {role: checkpoint_digest(Path(path)) for role, path in paths.items()}
+    try:
+        digests["data"] = hashlib.sha256(Path(config.data.train).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"no prompts at {config.data.train}: {error.strerror}") from error
+    paths["data"] = config.data.train
     for role, recorded in run.manifest().get("parents", {}).items():
         if digests.get(role) != recorded:
             raise ConfigError(
-                f"the {role} checkpoint {paths[role]} has changed since {run.path} began; "
+                f"{role} {paths.get(role, '')} has changed since {run.path} began; "
                 "delete the run directory to start it over"
             )
     return digests

@@ -78,10 +78,11 @@ class RunDir:
         return self
 
     def _relative(self, path: str) -> str:
-        expanded = Path(path).expanduser()
-        if expanded.is_absolute() and not expanded.is_relative_to(Path.cwd()):
-            return str(expanded)
-        relative = os.path.relpath(expanded.absolute(), self.path.absolute())
+        given = Path(path).expanduser()
+        study = self.path.absolute().parent.parent
+        if given.is_absolute() and not given.is_relative_to(study):
+            return str(given)  # outside the study and named absolutely: it stays where it is
+        relative = os.path.relpath(given.absolute(), self.path.absolute())
         return relative if relative.startswith(".") else f"./{relative}"
 
     def digest(self) -> str:
@@ -100,7 +101,7 @@ class RunDir:
             raise ConfigError(
                 f"{self.path} holds no config.json: it is no run directory"
             ) from error
-        except json.JSONDecodeError as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{self.config_file} is not valid JSON: {error}") from error
         config = parse(raw, RunConfig, str(self.config_file))
         return config.with_paths(lambda path: str(self.path / Path(path).expanduser()))
@@ -109,7 +110,10 @@ class RunDir:
         """The manifest, or `{"status": "new", "step": 0}` before the first start."""
         if not self.manifest_file.exists():
             return {"status": "new", "step": 0}
-        manifest: Record = json.loads(self.manifest_file.read_text(encoding="utf-8"))
+        try:
+            manifest: Record = json.loads(self.manifest_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{self.manifest_file} is damaged: {error}") from error
         return manifest
 
     def update_manifest(self, **fields: Any) -> Record:

@@ -21,6 +21,7 @@ from types import FrameType
 
 from reopold.config import ConfigError, RunConfig
 from reopold.data.tokenizers import check_same_tokenizer
+from reopold.parent import watch_parent
 from reopold.provenance import check_parents, git_commit, hardware, versions
 from reopold.run_dir import RunDir
 
@@ -41,8 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
     run = RunDir(options.run_dir)
     try:
         config = run.config()
+        until = config.train.steps if options.until is None else options.until
+        if not 1 <= until <= config.train.steps:
+            raise ConfigError(f"--until takes 1 to {config.train.steps} (got {until})")
         with run.lock():
-            return _train(run, config, min(options.until or config.train.steps, config.train.steps))
+            return _train(run, config, until)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -126,19 +130,14 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_signal)
             signal.signal(signal.SIGINT, self._on_signal)
-        if os.environ.get("REOPOLD_PARENT_PID"):
-            threading.Thread(target=self._watch_parent, daemon=True).start()
+        watch_parent(self._ask)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:  # a second signal does not wait for the step to end
             os._exit(EXIT_STOPPED)
         self.requested = True
 
-    def _watch_parent(self) -> None:
-        """A trainer must not outlive the flow that holds its slot."""
-        parent = int(os.environ["REOPOLD_PARENT_PID"])
-        while os.getppid() == parent:
-            time.sleep(0.5)
+    def _ask(self) -> None:
         self.requested = True
 
 

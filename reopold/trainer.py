@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from reopold.loss import policy_loss
 from reopold.objectives import Objective, build
 from reopold.rollouts import Credit, Rollout, SamplingParams, TokenBatch
 from reopold.run_dir import RunDir, append_line
-from reopold.scoring import check_head, micro_batches, score, score_micro_batch
+from reopold.scoring import micro_batches, score, score_micro_batch
 from reopold.teachers.local import LocalTeacher
 
 Metrics = dict[str, float]
@@ -58,8 +59,7 @@ class Trainer:
         self.objective = build_objective(config)
         newest = run.complete_checkpoints()[-1:]
         folder = str(run.checkpoint(newest[0])) if newest else config.model.student
-        self.model = load_model(folder, dtype=config.model.dtype, device=device)
-        check_head(self.model, f"student {config.model.student}")
+        self.model = load_model(folder, dtype="float32", device=device)
         self.engine = HFEngine(self.model, self.tokenizer)
         self.teacher = self._load_teacher()
         self.optimizer = torch.optim.AdamW(
@@ -248,7 +248,6 @@ class Trainer:
         model = load_model(
             self.config.model.teacher, dtype=self.config.model.dtype, device=self.device
         )
-        check_head(model, f"teacher {self.config.model.teacher}")
         return LocalTeacher(
             model.requires_grad_(False), len(self.tokenizer), self.config.train.micro_batch
         )
@@ -267,7 +266,9 @@ class Trainer:
             self.run.checkpoint(k), model=self.model, tokenizer=self.tokenizer, state=state, step=k
         )
         for other in set(self.run.complete_checkpoints()) - {k, *self.config.checkpoint_steps()}:
-            shutil.rmtree(self.run.checkpoint(other))  # saved by a stop in mid-stage, now passed
+            # Saved by a stop in mid-stage, now passed: the run ends with the files of any other.
+            shutil.rmtree(self.run.checkpoint(other))
+            self._rollouts_file(other).unlink(missing_ok=True)
         self.run.event("checkpoint", k, f"checkpoint after {k} steps")
         self.run.update_manifest(step=k)
 
@@ -282,11 +283,14 @@ class Trainer:
         self.engine.weight_version = self.steps_done
 
     def _keep_rollouts(self, step: Step) -> None:
-        folder = self.run.path / "rollouts"
-        folder.mkdir(exist_ok=True)
+        file = self._rollouts_file(self.steps_done)
+        file.parent.mkdir(exist_ok=True)
         kept = range(min(self.config.train.keep_rollouts, len(step.rollouts)))
         lines = [json.dumps(describe_rollout(step, i, self.tokenizer)) + "\n" for i in kept]
-        (folder / f"step-{self.steps_done:06d}.jsonl").write_text("".join(lines), encoding="utf-8")
+        file.write_text("".join(lines), encoding="utf-8")
+
+    def _rollouts_file(self, step: int) -> Path:
+        return self.run.path / "rollouts" / f"step-{step:06d}.jsonl"
 
 
 def build_objective(config: RunConfig) -> Objective:

@@ -81,15 +81,17 @@ def evaluate_checkpoint(
 
 def evaluated(run: RunDir, steps: list[int]) -> bool:
     """Whether disk holds results for the checkpoints, test problems and settings of today."""
-    settings = run.config().evaluation
-    complete = run.complete_checkpoints()
+    config = run.config()
+    settings, complete = config.evaluation, run.complete_checkpoints()
     found = [read_results(run.evaluation(step, settings.benchmark)) for step in steps]
     if not set(steps) <= set(complete) or None in found:
         return False
     problems = load_problems(Path(settings.data)).digest
     return all(
         results is not None
-        and results.answers(checkpoint_digest(run.checkpoint(step)), problems, settings)
+        and results.answers(
+            checkpoint_digest(run.checkpoint(step)), problems, settings, config.model.dtype
+        )
         for step, results in zip(steps, found, strict=True)
     )
 

@@ -13,7 +13,8 @@ from prefect.context import TaskRunContext
 
 from tasks.stages import Done
 
-#: Raise a stage's number when its result would differ for the same inputs.
+#: Raise a stage's number when the task should run again. What it finds on disk is still judged by
+#: the disk: by config and checkpoint digests, and by the benchmark's own version.
 VERSIONS = {"micro": "1", "train": "1", "evaluate": "1"}
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from reopold import parent
 from reopold.config import ConfigError
 
 #: Set once by the signal handler of the command line: every watcher stops its job and returns.
@@ -45,10 +46,11 @@ class LocalLauncher:
     def submit(
         self, command: Sequence[str], *, log: Path, env: dict[str, str] | None = None
     ) -> LocalJob:
-        """Start `command`; its output is appended to `log`. It stops itself if we die."""
+        """Start `command`; its output is appended to `log`. Our jobs end if we die
+        (:mod:`reopold.parent`)."""
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
-        environment["REOPOLD_PARENT_PID"] = str(os.getpid())
+        environment[parent.VARIABLE] = str(os.getpid())
         with open(log, "ab") as output:
             process = subprocess.Popen(
                 list(command),
@@ -111,9 +113,7 @@ def run_module(
         raise Interrupted(f"{module} was stopped")
     tail = launcher.tail(job)
     if code == 2:
-        raise ConfigError(
-            tail.splitlines()[-1].removeprefix("error: ") if tail else f"{module} refused its input"
-        )
+        raise ConfigError(tail.rpartition("error: ")[2] or f"{module} refused its input")
     raise JobFailed(
         f"{module} {' '.join(arguments)} ended with code {code}; the end of {log}:\n{tail}"
     )

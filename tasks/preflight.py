@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 
-from evals.run import prepare
+from pydantic import ValidationError
+
+from evals.run import check_settings, prepare
 from reopold.config import (
     ConfigError,
     EvaluationConfig,
@@ -16,9 +20,9 @@ from reopold.config import (
 )
 from reopold.data.prompts import load_prompts
 from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
-from reopold.provenance import check_parents
+from reopold.provenance import check_parents, checkpoint_digest
 from reopold.run_dir import RunDir, claim_folder
-from reopold.studies import plan_run
+from reopold.studies import plan_run, plan_supervised
 
 #: Logs, reports, trackers and Prefect's database beside the checkpoints.
 OVERHEAD_BYTES = 200 * 2**20
@@ -33,6 +37,7 @@ def check_run(config: RunConfig, run_dir: Path) -> None:
         ConfigError: prompts, test problems or checkpoints are missing or faulty, tokenizers
             differ, the folder belongs to another config, or the disk is too full.
     """
+    config = config.with_paths(os.path.expanduser)  # keeps the leading ./
     for name, path in (
         ("data.train", config.data.train),
         ("evaluation.data", config.evaluation.data),
@@ -60,20 +65,31 @@ def check_study(study: StudyConfig, study_dir: Path) -> None:
         ConfigError: a run of it would be refused, the folder belongs to another config, or the
             disk is too full.
     """
-    checkpoints = 0
-    for method in study.methods:
-        for seed in study.seeds:
-            checkpoints += len(plan_run(study, study_dir, method, seed).checkpoint_steps())
+    check_settings(study.evaluation)
+    try:
+        runs = [plan_run(study, study_dir, m, s) for m in study.methods for s in study.seeds]
+        runs += [plan_supervised(study, study_dir, role) for role in ("teacher", "student")]
+    except ValidationError as error:
+        reasons = "; ".join(str(fault["msg"]) for fault in error.errors())
+        raise ConfigError(f"study {study.name}: {reasons}") from error
+    checkpoints = sum(len(run.checkpoint_steps()) for run in runs)
     require_disk(study_dir, checkpoints * COPIES_PER_CHECKPOINT * micro_bytes(study.micro))
     claim_folder(study_dir, "study.json", study.canonical_json())
 
 
-def check_evaluation(checkpoint: Path, settings: EvaluationConfig) -> None:
-    """Raises ConfigError: no checkpoint, no tokenizer, or unreadable test problems."""
+def check_evaluation(checkpoint: Path, settings: EvaluationConfig, output: Path) -> None:
+    """Claim the folder of the results.
+
+    Raises:
+        ConfigError: no checkpoint, no tokenizer, unreadable test problems, or a folder of results
+            of another checkpoint or other settings.
+    """
     prepare(settings)
     if not (checkpoint / "config.json").is_file():
         raise ConfigError(f"no checkpoint at {checkpoint}: it holds no config.json")
     load_tokenizer(str(checkpoint))
+    claim = {"checkpoint_digest": checkpoint_digest(checkpoint), **settings.model_dump(mode="json")}
+    claim_folder(output, "claim.json", json.dumps(claim, indent=2, sort_keys=True))
 
 
 def require_disk(folder: Path, needed: int) -> None:

@@ -10,18 +10,21 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 from pydantic import BaseModel
 
+from reopold.run_dir import RunDir
+from tasks.launch import STOP
 from tasks.progress import Progress, show
-from tasks.stages import Done
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @task(name="track", task_run_name="{name} · to MLflow")
-def track_run(run_dir: str, name: str, study: str, parents: list[Done]) -> str:
+def track_run(run_dir: str, name: str, study: str) -> str:
     """Ship a run directory to MLflow; a tracker that is away costs a warning, never the run."""
     from tasks.tracking import TrackingUnavailable, ship_run
 
+    if STOP.is_set() or RunDir(Path(run_dir)).manifest()["status"] == "new":
+        return ""
     try:
         return ship_run(Path(run_dir), study=study).run_id
     except TrackingUnavailable as error:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from reopold.config import RunConfig
+from reopold.config import ConfigError, RunConfig
+from reopold.provenance import check_parents
 from reopold.run_dir import RunDir
 
 
@@ -51,6 +52,19 @@ def evaluated_steps(config: RunConfig, span: Span) -> list[int]:
     return [span.until] if config.method == "sft" else list(span.checkpoints)
 
 
-def checkpoint_done(run: RunDir, step: int) -> bool:
-    """Truth is on disk, whatever a cache believes."""
-    return step in run.complete_checkpoints()
+def span_done(run: RunDir, span_until: int) -> bool:
+    """Whether disk holds the span, made from the models and prompts of today.
+
+    Truth is on disk, whatever a cache believes. A run whose last checkpoint is complete but whose
+    manifest does not say finished lost its trainer in between: it has to be started once more.
+    """
+    if span_until not in run.complete_checkpoints():
+        return False
+    config = run.config()
+    if span_until == config.train.steps and run.manifest()["status"] != "finished":
+        return False
+    try:
+        check_parents(run, config)
+    except ConfigError:
+        return False
+    return True

@@ -167,7 +167,7 @@ class _Shipment:
         )
 
     def _find_or_create(self, manifest: Record) -> Run:
-        """The run of the cursor; without one (or if MLflow lost it) by config digest; or new."""
+        """The run of the cursor; else (or if MLflow lost it) by digest and start; or a new one."""
         if self.cursor.run_id:
             run = _get_run(self.client, self.cursor.run_id)
             if run is not None:
@@ -177,13 +177,19 @@ class _Shipment:
         started = manifest.get("started_at")
         start_time = int(started * 1000) if started else None
         experiment_id, parent_id = _study_parent(self.client, self.study, start_time)
-        run = _find_run(self.client, experiment_id, "reopold.config_digest", digest)
+        # Deleted and started over, the same config is another run: its old points must not stay.
+        identity = f"{digest}@{started}"
+        run = _find_run(self.client, experiment_id, "reopold.identity", identity)
         if run is None:
             run = self.client.create_run(
                 experiment_id,
                 start_time=start_time,
                 run_name=self.config.name,
-                tags={"reopold.config_digest": digest, "mlflow.parentRunId": parent_id},
+                tags={
+                    "reopold.config_digest": digest,
+                    "reopold.identity": identity,
+                    "mlflow.parentRunId": parent_id,
+                },
             )
         self.cursor.save(experiment_id=experiment_id, run_id=run.info.run_id)
         return run

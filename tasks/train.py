@@ -12,13 +12,13 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
 from reopold.config import MicroConfig
-from reopold.provenance import check_parents, checkpoint_digest
+from reopold.provenance import checkpoint_digest
 from reopold.run_dir import RunDir, write_atomic
 from tasks.cache import stage_key
 from tasks.gpu import slot
 from tasks.launch import run_module
 from tasks.progress import MetricsWatcher, Progress, show
-from tasks.stages import Done, checkpoint_done
+from tasks.stages import Done, span_done
 
 #: Seconds between updates of the progress bar on Prefect's page.
 ARTIFACT_SECONDS = 5.0
@@ -58,8 +58,7 @@ def train_span(
         parents: the stages this one is built on (models, or the span before).
     """
     run = RunDir(Path(run_dir))
-    if checkpoint_done(run, until):
-        check_parents(run, run.config())  # reused only if it was built on the models of today
+    if span_done(run, until):
         state = "reused"
     else:
         _launch(run, label, until)
@@ -105,9 +104,13 @@ class _ProgressBar:
         self.written = time.monotonic()
 
     def update(self, share: float) -> None:
-        if share == 1.0 or time.monotonic() - self.written > ARTIFACT_SECONDS:
-            self.written = time.monotonic()
+        if share < 1.0 and time.monotonic() - self.written < ARTIFACT_SECONDS:
+            return
+        self.written = time.monotonic()
+        try:
             update_progress_artifact(self.artifact, progress=100.0 * share)
+        except Exception as error:  # a bar that cannot be drawn must not end the training
+            get_run_logger().warning("the progress bar was not updated: %s", error)
 
 
 def _last_reward(run: RunDir, until: int) -> float | None:

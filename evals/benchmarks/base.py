@@ -20,3 +20,5 @@ class Benchmark:
     """lm-eval task: how a problem becomes a prompt and which metrics come out."""
     grader: str
     """Name in :data:`evals.grading.GRADERS`."""
+    version: int
+    """Raised when prompt, grader or metric would score otherwise: older results are made anew."""

@@ -10,5 +10,6 @@ MATHS = (
         family="maths",
         yaml=HARNESS / "micro_maths.yaml",
         grader="final_answer",
+        version=1,
     ),
 )

@@ -86,4 +86,4 @@ def _parse(line: str, where: str) -> Record:
         field = ".".join(str(part) for part in fault["loc"])
         raise ConfigError(f"{where}: {field or 'the line'}: {fault['msg']}") from error
     messages = [Message(role=turn.role, content=turn.content) for turn in problem.prompt]
-    return Record(id=problem.id, prompt=messages, answer=problem.answer)
+    return Record(id=problem.id, prompt=messages, answer=problem.answer.strip())

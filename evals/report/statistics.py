@@ -173,7 +173,9 @@ def efficiency(method: Curve, baseline: Curve) -> Efficiency:
                 baseline.mean_scores()[i], baseline.mean_costs()[i])
         for i in (0, 1)
     )  # fmt: skip
-    order = np.argsort(np.where(resampled.never, 0.0, resampled.ratio), kind="stable")
+    # A target never reached is the worst outcome, ordered by how far it bounds: so the limits do
+    # not depend on the order of the resamples.
+    order = np.lexsort((resampled.ratio, np.logical_not(resampled.never)))
     count = len(order)
     low, high = (int(order[int(np.ceil(share * count)) - 1]) for share in (0.025, 0.975))
     return Efficiency(

@@ -135,7 +135,7 @@ def efficiency_cell(found: Efficiency, unit: str) -> Cell:
     value, interval = factor(found.value), factor_interval(found)
     if found.value.bound == "<":
         text = f"{value}, not reached in {amount(found.cost, unit)}"
-        return Cell(text, "" if interval == value else interval)
+        return Cell(text, "" if found.high.bound == "<" else interval)  # "never" says it all
     return Cell(value, interval)
 
 

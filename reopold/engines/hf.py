@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -21,9 +22,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from reopold.config import ConfigError
 from reopold.data.tokenizers import load_tokenizer
 from reopold.logprobs import upcast
 from reopold.rollouts import Rollout, SamplingParams
+from reopold.scoring import check_head
 
 #: Finished rows leave the batch once they make up this share of it: copying the cache costs too.
 COMPACT_SHARE = 0.2
@@ -33,10 +36,15 @@ def load_model(path: str, *, dtype: str, device: str) -> PreTrainedModel:
     """A causal LM in evaluation mode (no dropout: the importance ratio must be exact).
 
     Raises:
-        OSError: no checkpoint at `path`.
+        ConfigError: no checkpoint at `path`, a damaged one, or a head that is not supported.
     """
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"checkpoint {path} cannot be loaded: {reason}") from error
     loaded: PreTrainedModel = model.to(device).eval()
+    check_head(loaded, path)
     return loaded
 
 
@@ -112,9 +120,9 @@ class _Decoder:
             (list(prompt), len(list(same)))
             for prompt, same in itertools.groupby(prompts, key=tuple)
         ]
-        ids_UL, mask_UL = _left_pad(
-            [prompt for prompt, _ in runs], int(tokenizer.pad_token_id), model.device
-        )
+        # Any id will do under the mask; Llama's tokenizers have no pad token.
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        ids_UL, mask_UL = _left_pad([prompt for prompt, _ in runs], int(pad), model.device)
         # Equal neighbours share one prefill: the G samples of a prompt, or its k repeats.
         copies = torch.tensor([count for _, count in runs], device=model.device)
         logits_UV = self._forward(ids_UL, mask_UL, (mask_UL.cumsum(-1) - 1).clamp(min=0))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from reopold.config import ConfigError, MicroConfig, parse
 from reopold.micro.build import build_suite
+from reopold.parent import watch_parent
 
 
 def main() -> int:
@@ -16,6 +18,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("config", type=Path, help="JSON of a MicroConfig")
     options = parser.parse_args()
+    watch_parent(lambda: os._exit(1))
     try:
         config = parse(
             json.loads(options.config.read_text(encoding="utf-8")), MicroConfig, str(options.config)

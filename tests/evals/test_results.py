@@ -30,6 +30,8 @@ CONTRACT = Path(__file__).parents[2] / "docs/design/run-directory.md"
 def make(**changes: Any) -> Results:
     fields: dict[str, Any] = {
         "benchmark": "micro_maths",
+        "benchmark_version": 1,
+        "dtype": "float32",
         "family": "maths",
         "checkpoint_step": 75,
         "checkpoint_digest": "d",

@@ -55,6 +55,12 @@ def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
         ("objective={lam: 0.7, floor: odds}", "needs lam < 0.5"),
         ("name=../../etc", "'name'"),
         ("train.steps", "write it as key=value"),
+        ("sampling.rollouts_per_prompt=1", "at least 2"),
+        ("seeds=[-1]", "'seeds.0'"),
+        ("evaluation.benchmark=nosuch", "nosuch"),
+        ("evaluation.temperature=0", "greedy"),
+        ("evaluation.data=./mine.jsonl", "not for a study to set"),
+        ("optimizer.lr=.inf", "'optimizer.lr'"),
     ],
 )
 def test_a_faulty_study(override: str, message: str, tmp_path: Path) -> None:

@@ -62,6 +62,18 @@ def test_no_run_directory(tmp_path: Path, content: str | None, message: str) -> 
         RunDir(tmp_path).config()
 
 
+def test_a_study_is_the_same_from_any_directory(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "home" / "study"
+    config = recipe("grpo").with_paths(lambda path: str(study / "micro" / Path(path).name))
+    run = RunDir(study / "runs" / "a").create(config)
+    for place in (tmp_path, tmp_path / "home", study):
+        monkeypatch.chdir(place)
+        run.create(config)
+    assert str(tmp_path) not in run.config_file.read_text()
+
+
 def test_torn_last_lines_are_left_out_and_cut_back(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for step in range(5):

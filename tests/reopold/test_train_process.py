@@ -98,7 +98,7 @@ def test_a_whole_run_leaves_what_the_contract_says(straight: RunDir) -> None:
     manifest = straight.manifest()
     assert manifest["status"] == "finished" and manifest["step"] == manifest["steps"] == 6
     assert manifest["config_digest"] == straight.digest()
-    assert manifest["parents"].keys() == {"student", "teacher"}
+    assert manifest["parents"].keys() == {"student", "teacher", "data"}
     assert manifest["versions"]["torch"] == torch.__version__
     rollouts = (straight.path / "rollouts" / "step-000006.jsonl").read_text().splitlines()
     assert len(rollouts) == 2 and json.loads(rollouts[0])["tokens"][0].keys() >= {"kept", "entropy"}
@@ -200,7 +200,10 @@ def test_a_trainer_ends_with_the_process_that_launched_it(suite: Path, run_dir: 
     assert run.complete_checkpoints(), "a checkpoint is saved on the way out"
 
 
-@pytest.mark.parametrize("fault", ["config", "student", "teacher", "data", "tokenizer", "parent"])
+FAULTS = ["config", "student", "teacher", "data", "tokenizer", "parent", "changed data", "weights"]
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "until"])
 def test_bad_input_is_refused_before_any_work(
     fault: str, suite: Path, tmp_path: Path, run_dir: MakeRun
 ) -> None:
@@ -232,11 +235,20 @@ def test_bad_input_is_refused_before_any_work(
         tokenizer.add_tokens(["x"])
         tokenizer.save_pretrained(copies["teacher"])
         message = "different tokenizers"
-    else:
+    elif fault == "parent":
         assert train(run, "--until", "1").returncode == 0
         shutil.copy(suite / "student-init" / "config.json", copies["teacher"] / "config.json")
-        message = "the teacher checkpoint"
-    completed = train(run)
+        message = "/teacher has changed since"
+    elif fault == "changed data":
+        assert train(run, "--until", "1").returncode == 0
+        data.write_text("\n".join(sorted(data.read_text().splitlines())))
+        message = "data "
+    elif fault == "weights":
+        (copies["student"] / "model.safetensors").write_bytes(b"torn")
+        message = "cannot be loaded"
+    else:
+        message = "--until takes 1 to 2"
+    completed = train(run, *(("--until", "0") if fault == "until" else ()))
     assert completed.returncode == 2, completed.stderr
     assert message in completed.stderr
     assert "Traceback" not in completed.stderr

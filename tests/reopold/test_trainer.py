@@ -20,9 +20,10 @@ from reopold.config import (
     SamplingConfig,
     TrainConfig,
 )
-from reopold.rollouts import Credit
+from reopold.data.tokenizers import render
+from reopold.rollouts import Credit, Rollout, SamplingParams
 from reopold.run_dir import RunDir
-from reopold.trainer import Trainer, TrainingFailure, learning_rate
+from reopold.trainer import Step, Trainer, TrainingFailure, describe_rollout, learning_rate
 from tests.conftest import REPO
 
 Recipe = Callable[..., RunConfig]
@@ -151,6 +152,52 @@ def test_metrics_of_a_step(recipe: Recipe, run_dir: MakeRun) -> None:
         assert math.isfinite(first[name]), name
     assert first["train/ratio_max"] == pytest.approx(1.0, abs=1e-5)  # one update a step: on policy
     assert first["rollout/sampler_gap"] < 1e-5
+
+
+def test_outcomes_belong_to_their_rollouts(recipe: Recipe, run_dir: MakeRun) -> None:
+    """Two prompts of two samples, hand-made: right, wrong; wrong, right."""
+    config = recipe("grpo", sampling=SamplingConfig(prompts_per_step=2, rollouts_per_prompt=2))
+    trainer = trainer_of(run_dir(config))
+    prompts = trainer._next_prompts(0)
+    assert prompts[0].answer != prompts[1].answer
+    encode, eos = trainer.tokenizer.encode, trainer.tokenizer.eos_token_id
+    rollouts = [
+        Rollout(
+            render(trainer.tokenizer, prompt.messages),
+            [*encode(f"#{answer}"), eos],
+            [0.0] * 3,
+            "stop",
+        )
+        for prompt in prompts
+        for answer in (prompts[0].answer, prompts[1].answer)
+    ]
+    batch, _ = trainer._signals(prompts, rollouts)
+    assert batch.reward_S is not None and batch.reward_S.tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert batch.group_S is not None and batch.group_S.tolist() == [0, 0, 1, 1]
+    step = Step(prompts, rollouts, batch, trainer.objective(batch, 0))
+    shown = [describe_rollout(step, i, trainer.tokenizer) for i in range(4)]
+    assert [s["prompt"] for s in shown] == [p.messages[0]["content"] for p in prompts for _ in "ab"]
+    assert [s["reward"] for s in shown] == [1.0, 0.0, 0.0, 1.0]
+    assert [s["answer"] for s in shown] == [p.answer for p in prompts for _ in "ab"]
+    assert [t["text"] for t in shown[0]["tokens"]] == ["#", prompts[0].answer, "<eos>"]
+
+
+def test_settings_reach_their_users(recipe: Recipe, run_dir: MakeRun) -> None:
+    config = recipe(
+        "opd",
+        sampling=SamplingConfig(prompts_per_step=8, max_new_tokens=12, temperature=0.01),
+        optimizer=OptimizerConfig(lr=1e-3, weight_decay=0.25, beta1=0.8, beta2=0.95),
+    )
+    trainer = trainer_of(run_dir(config))
+    group = trainer.optimizer.param_groups[0]
+    assert (group["weight_decay"], group["betas"], group["lr"]) == (0.25, (0.8, 0.95), 1e-3)
+    prompts = trainer._next_prompts(0)
+    cold = trainer._responses(prompts, 0)
+    greedy = trainer.engine.generate(
+        [r.prompt_ids for r in cold], SamplingParams(12, 0.0), seeds=range(len(cold))
+    )
+    same = sum(a.response_ids[0] == b.response_ids[0] for a, b in zip(cold, greedy, strict=True))
+    assert same >= 0.8 * len(cold)  # at temperature 1 an untrained model agrees in about 1 of 20
 
 
 def test_learning_rate_by_hand() -> None:

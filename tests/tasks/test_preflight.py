@@ -18,6 +18,7 @@ from reopold.config import (
     TrainConfig,
     load_recipe,
 )
+from reopold.run_dir import RunDir
 from tasks.preflight import check_evaluation, check_run, check_study
 from tests.conftest import REPO
 
@@ -85,6 +86,18 @@ def test_a_study_claims_its_folder_unless_it_is_anothers_or_the_disk_is_full(
 
 def test_a_checkpoint_to_evaluate_must_be_there(tmp_path: Path, suite: Path) -> None:
     settings = EvaluationConfig(data=str(suite / "test.jsonl"))
-    check_evaluation(suite / "student-init", settings)
+    check_evaluation(suite / "student-init", settings, tmp_path / "out")
+    check_evaluation(suite / "student-init", settings, tmp_path / "out")
+    with pytest.raises(ConfigError, match="belongs to another config"):
+        check_evaluation(suite / "teacher-init", settings, tmp_path / "out")
     with pytest.raises(ConfigError, match="no checkpoint at"):
-        check_evaluation(tmp_path, settings)
+        check_evaluation(tmp_path, settings, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_home_relative_path_is_found(
+    recipe: Recipe, tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(suite))
+    check_run(recipe("grpo", data=DataConfig(train="~/train.jsonl")), tmp_path / "run")
+    assert Path(RunDir(tmp_path / "run").config().data.train).exists()

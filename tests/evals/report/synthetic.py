@@ -61,7 +61,7 @@ class Synthetic:
             seeds=list(self.seeds),
             sampling=SamplingConfig(prompts_per_step=8, rollouts_per_prompt=4),
             train=TrainConfig(steps=self.steps, checkpoint_every=self.every),
-            evaluation=EvaluationConfig(data="/data/test.jsonl", samples=self.samples),
+            evaluation=EvaluationConfig(samples=self.samples),
         )
 
     def run(self, name: str, method: Method, seed: int) -> RunConfig:
@@ -212,6 +212,8 @@ def write_evaluation(
         )
     results = Results(
         benchmark=config.evaluation.benchmark,
+        benchmark_version=1,
+        dtype="float32",
         family=config.family,
         checkpoint_step=step,
         checkpoint_digest=f"{step:064x}",

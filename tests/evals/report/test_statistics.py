@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -171,6 +172,24 @@ def _loop(method: Curve, baseline: Curve, draw: int) -> tuple[float, bool]:
     own, base = reach(scores, base_scores[-1]), reach(base_scores, base_scores[-1])
     base_cost = base_costs[-1 if base is None else base]
     return base_cost / costs[-1 if own is None else own], own is None
+
+
+def test_the_limits_do_not_depend_on_the_order_of_the_resamples() -> None:
+    """Most resamples miss the target, and bound the ratio at two different values."""
+    generator = np.random.default_rng(0)
+    method = _random_curve(generator, 3, 4)
+    baseline = _random_curve(generator, 3, 4)
+    method = dataclasses.replace(method, draws_BSC=method.draws_BSC * 0.8)
+    order = generator.permutation(len(method.draws_BSC))
+
+    def permuted(one: Curve) -> Curve:
+        return dataclasses.replace(
+            one, draws_BSC=one.draws_BSC[order], weights_BS=one.weights_BS[order]
+        )
+
+    found = efficiency(method, baseline)
+    assert 0.1 < found.reached < 0.9
+    assert efficiency(permuted(method), permuted(baseline)) == found
 
 
 def test_first_reach_takes_the_last_index_where_there_is_none() -> None:
