@@ -162,6 +162,9 @@ def compare(study: StudyName, as_json: Json = False) -> None:
 
     Example:  reopold compare quickstart
     """
+    from tasks.home import configure_environment
+
+    configure_environment()
     from tasks.report import compare as compare_study
 
     compared = compare_study(_study_folder(study))
@@ -174,6 +177,9 @@ def report(study: StudyName, as_json: Json = False) -> None:
 
     Example:  reopold report quickstart
     """
+    from tasks.home import configure_environment
+
+    configure_environment()
     from evals.report import build_report
 
     index = build_report(_study_folder(study))

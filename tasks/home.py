@@ -91,6 +91,7 @@ def configure_environment() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "PREFECT_HOME": str(folder),
+        "MPLCONFIGDIR": str(home() / "matplotlib"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         # 5 to 10 s on a free machine, and the default limit of 20 s fails on a busy one.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",

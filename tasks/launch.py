@@ -49,7 +49,9 @@ class LocalLauncher:
         """Start `command`; its output is appended to `log`. Our jobs end if we die
         (:mod:`reopold.parent`)."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        # A log is no terminal: no bars in it.
+        quiet = {"PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
+        environment = {**os.environ, **quiet, **(env or {})}
         environment[parent.VARIABLE] = str(os.getpid())
         with open(log, "ab") as output:
             process = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -312,6 +313,19 @@ def test_a_run_deleted_or_lost_by_mlflow_is_sent_afresh(
     second = ship_run(run.path, study="micro")
     assert second.run_id != first.run_id
     assert (second.metrics_sent, second.evaluations_sent) == (20 * 20, 4)
+
+
+def test_a_run_deleted_on_disk_and_started_over_is_another_run(
+    tracked_home: Path, make_run: MakeRun
+) -> None:
+    """Its points must not mix with those of the run that was thrown away."""
+    first = ship_run(make_run().whole().path, study="micro")
+    shutil.rmtree(make_run().path)
+    again = make_run().whole()
+    again.dir.update_manifest(started_at=again.dir.manifest()["started_at"] + 1000)
+    second = ship_run(again.path, study="micro")
+    assert second.run_id != first.run_id
+    assert steps_of(second.run_id) == list(range(20))
 
 
 def test_what_is_no_run_or_a_deleted_experiment_is_refused(
