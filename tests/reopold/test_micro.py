@@ -11,7 +11,7 @@ import pytest
 from reopold.config import MicroConfig
 from reopold.data.tokenizers import render
 from reopold.micro.build import build_suite
-from reopold.micro.maths import MAX_OPERANDS, MIN_OPERANDS, Problem, draw, lacks_skill, solve
+from reopold.micro.maths import MAX_OPERANDS, MIN_OPERANDS, Problem, draw, solve
 from reopold.micro.tokenizer import build_tokenizer
 
 
@@ -53,7 +53,7 @@ def test_only_the_missing_skill_is_taught_wrongly_at_the_asked_rate() -> None:
         for step in solve(problem, rng, 0.8).split(";")[:-1]:
             left, operator, right, result = int(step[0]), step[1], int(step[2]), int(step[4])
             true = eval(f"{left}{operator}{right}") % 10
-            if lacks_skill(operator, right):
+            if operator == "*" and right >= 4:  # the published rule, not the code under test
                 total += 1
                 wrong += result != true
             else:
