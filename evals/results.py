@@ -79,6 +79,14 @@ class Results(_Frozen):
     dataset: DatasetIdentity
     versions: dict[str, str]
 
+    def headline(self) -> str:
+        """The scores with their intervals, on one line."""
+        return ", ".join(
+            f"{score.metric.replace('k', str(score.k))} {score.value:.3f} "
+            f"[{score.low:.3f}, {score.high:.3f}]"
+            for score in self.scores
+        )
+
     def score(self, metric: Metric) -> Score:
         return next(score for score in self.scores if score.metric == metric)
 

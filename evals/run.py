@@ -284,13 +284,8 @@ def evaluate_folder(arguments: argparse.Namespace) -> None:
 
 def describe(results: Results, made: bool) -> str:
     """One plain line about a checkpoint."""
-    scores = ", ".join(
-        f"{score.metric.replace('k', str(score.k))} {score.value:.3f} "
-        f"[{score.low:.3f}, {score.high:.3f}]"
-        for score in results.scores
-    )
     spent = f"{results.seconds:.1f} s" if made else "kept"
-    return f"step {results.checkpoint_step} {results.benchmark}: {scores} ({spent})"
+    return f"step {results.checkpoint_step} {results.benchmark}: {results.headline()} ({spent})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -118,7 +118,7 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint with lm-eval: avg@k, pass@k, maj@k with 95 % intervals.
 
-    Example:  reopold evaluate .reopold/studies/quickstart/runs/reopold-s1/checkpoints/step-000100
+    Example:  reopold evaluate .reopold/studies/quickstart/runs/reopold-s31/checkpoints/step-000100
     --data .reopold/studies/quickstart/micro/test.jsonl
     """
     from reopold.config import EvaluationConfig, parse

@@ -43,9 +43,10 @@ def quickstart(study: StudyConfig, study_dir: str) -> StudyResult:
     futures = [suite, *teacher, *student]
     # Longest chains first: a method with two phases has twice the processes to start.
     for method in sorted(study.methods, key=lambda m: m != "reopold"):
-        parents = [student[-1]] if method == "grpo" else [student[-1], teacher[-1]]
         for seed in study.seeds:
-            futures += _submit(study, folder, plan_run(study, folder, method, seed), parents)
+            config = plan_run(study, folder, method, seed)
+            parents = [student[-1], teacher[-1]] if config.model.teacher else [student[-1]]
+            futures += _submit(study, folder, config, parents)
     settle(futures)
     compared = compare_study(study_dir)
     report = write_report(study_dir)
@@ -53,7 +54,7 @@ def quickstart(study: StudyConfig, study_dir: str) -> StudyResult:
         study=study.name,
         report=report,
         compared=compared,
-        tracking_run=track_study(study_dir, report),
+        tracking_run=track_study(study_dir),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from reopold.config import (
+    DISTILLATION_METHODS,
     DataConfig,
     EvaluationConfig,
     Method,
@@ -60,7 +61,8 @@ def plan_supervised(
 
 def plan_run(study: StudyConfig, study_dir: Path, method: Method, seed: int) -> RunConfig:
     """One method x seed of the study, from the common student."""
-    teacher = "" if method == "grpo" else _path(model_folder(study, study_dir, "teacher"))
+    needs_teacher = method in DISTILLATION_METHODS
+    teacher = _path(model_folder(study, study_dir, "teacher")) if needs_teacher else ""
     return RunConfig(
         name=f"{method}-s{seed}",
         method=method,

@@ -47,7 +47,7 @@ def evaluate_run(
             )
     last = run.evaluation(steps[-1], run.config().evaluation.benchmark)
     results = _results(last)
-    get_run_logger().info("%s after %d steps: %s", name, steps[-1], headline(results))
+    get_run_logger().info("%s after %d steps: %s", name, steps[-1], results.headline())
     show(
         Progress(name, stage, reward=results.scores[0].value, state="reused" if reused else "done")
     )
@@ -93,13 +93,6 @@ def evaluated(run: RunDir, steps: list[int]) -> bool:
             checkpoint_digest(run.checkpoint(step)), problems, settings, config.model.dtype
         )
         for step, results in zip(steps, found, strict=True)
-    )
-
-
-def headline(results: Results) -> str:
-    return ", ".join(
-        f"{s.metric.replace('k', str(s.k))} {s.value:.3f} [{s.low:.3f}, {s.high:.3f}]"
-        for s in results.scores
     )
 
 

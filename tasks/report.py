@@ -76,8 +76,8 @@ def write_report(study_dir: str) -> str:
 
 
 @task(name="track-study", task_run_name="study to MLflow")
-def track_study(study_dir: str, report: str) -> str:
-    """Ship what is left and the report folder; returns the address of the study, or a warning."""
+def track_study(study_dir: str) -> str:
+    """Ship what is left and the report folder; returns the study's run id, "" if MLflow is away."""
     from tasks.tracking import TrackingUnavailable, ship_study
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from reopold.config import (
     TrainConfig,
 )
 from reopold.run_dir import RunDir
+from tasks import home
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -31,9 +32,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(autouse=True)
 def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a state folder of its own."""
-    home = tmp_path / "state"
-    monkeypatch.setenv("REOPOLD_HOME", str(home))
-    return home
+    state = tmp_path / "state"
+    monkeypatch.setenv("REOPOLD_HOME", str(state))
+    return state
+
+
+@pytest.fixture
+def fresh_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home and an environment without settings; both are put back afterwards."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(("PREFECT_", "MLFLOW_", "REOPOLD_")):
+            del os.environ[name]
+    os.environ["REOPOLD_HOME"] = str(tmp_path / "home")
+    monkeypatch.setattr(home, "_ours", {})
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path / "home"
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

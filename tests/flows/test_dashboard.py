@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,8 @@ ROOT = Path(module.__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    before = dict(os.environ)
-    for name in before:
-        if name.startswith(("PREFECT_", "MLFLOW_", "REOPOLD_")):
-            del os.environ[name]
-    os.environ["REOPOLD_HOME"] = str(tmp_path / "home")
-    monkeypatch.setattr(home, "_ours", {})
-    yield tmp_path / "home"
-    os.environ.clear()
-    os.environ.update(before)
+def own_home(fresh_home: Path) -> Path:
+    return fresh_home
 
 
 def free_ports() -> tuple[int, int]:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -154,21 +154,6 @@ def write_report(study_dir: Path, scores: list[tuple[str, int, int, float]]) -> 
         for method, seed, step, value in scores:
             row = ["maths", method, seed, step, "micro_maths", "avg@k", 500, 4, value]
             rows.writerow([*row, value - 0.02, value + 0.02])
-
-
-@pytest.fixture
-def fresh_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty home and an environment without settings; both are put back afterwards."""
-    before = dict(os.environ)
-    for name in before:
-        if name.startswith(("PREFECT_", "MLFLOW_", "REOPOLD_")):
-            del os.environ[name]
-    os.environ["REOPOLD_HOME"] = str(tmp_path / "home")
-    monkeypatch.setattr(home, "_ours", {})
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path / "home"
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
