@@ -15,11 +15,33 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Method = Literal["reopold", "opd", "grpo", "sft"]
+Method = Literal[
+    "reopold",
+    "opd",
+    "exopd",
+    "iw_opd",
+    "entropy_opd",
+    "trust_region",
+    "gkd",
+    "grpo",
+    "dr_grpo",
+    "dapo",
+    "sft",
+]
 Family = Literal["maths", "visual", "tools"]
 
-#: Methods whose reward is the teacher's log-probability.
-DISTILLATION_METHODS: tuple[Method, ...] = ("reopold", "opd")
+#: Methods that learn from a teacher's scores of the student's samples.
+DISTILLATION_METHODS: tuple[Method, ...] = (
+    "reopold",
+    "opd",
+    "exopd",
+    "iw_opd",
+    "entropy_opd",
+    "trust_region",
+    "gkd",
+)
+#: Methods that learn from the outcomes of the samples of a prompt.
+GROUP_METHODS: tuple[Method, ...] = ("grpo", "dr_grpo", "dapo")
 
 
 Section = TypeVar("Section", bound="Strict")
@@ -44,6 +66,9 @@ class ModelConfig(Strict):
     """Student checkpoint: a folder (starting with `.`, `/` or `~`) or a hub id."""
     teacher: str = ""
     """Teacher checkpoint, of the student's tokenizer; empty where none is needed (grpo, sft)."""
+    reference: str = ""
+    """exopd: the model that the teacher's reward is measured against; by default the student as it
+    starts. The teacher's own base model is the other usual choice."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Weights of the teacher, and of the student when it is evaluated. The student trains in
     float32: AdamW at lr 1e-6 would leave bfloat16 weights where they are."""
@@ -56,8 +81,8 @@ class DataConfig(Strict):
     """JSONL prompts, a path starting with `.`, `/` or `~`; a line is
     `{"id", "prompt": [chat messages], "answer", "completion"?}`."""
     reward: Literal["final_answer", "none"] = "final_answer"
-    """Outcome reward of a rollout: 1 if its final answer equals `answer`. grpo learns from it,
-    every other method only logs it."""
+    """Outcome reward of a rollout: 1 if its final answer equals `answer`. grpo, dr_grpo and dapo
+    learn from it, and any distillation method with objective.outcome_weight; the rest log it."""
 
 
 class SamplingConfig(Strict):
@@ -75,24 +100,75 @@ class SamplingConfig(Strict):
 
 
 class ObjectiveConfig(Strict):
+    """Every method reads the settings that name it and ignores the others, so that the runs of a
+    study can share one section."""
+
     lam: float = Field(0.3, gt=0.0, lt=1.0)
     """reopold: lambda of the reward floor (method.md section 2). Smaller: a lower floor, less
     clipping."""
     floor: Literal["mixture", "odds"] = "mixture"
     """reopold: `log(lam)/(1-lam)` or `log(lam/(1-lam))`; the odds form refuses lam >= 0.5."""
     beta: float = Field(0.2, gt=0.0, le=1.0)
-    """reopold: fraction of highest-entropy tokens that refinement (phase II) learns from."""
+    """reopold: fraction of tokens that refinement (phase II) learns from."""
+    clip: bool = True
+    """reopold: refinement takes max(R, floor); off takes R as it is."""
+    mask: Literal["entropy", "reward", "random", "none"] = "entropy"
+    """reopold: tokens that refinement keeps: the beta fraction of highest entropy, those with
+    R >= floor, a beta fraction drawn by chance (the control), or all."""
+    phases: Literal["two", "one"] = "two"
+    """reopold: exploration then refinement, or refinement from the first step."""
     switch_fraction: float = Field(0.5, ge=0.0, le=1.0)
     """reopold: share of the steps spent in exploration (phase I) before refinement starts."""
+    switch_step: int = Field(-1, ge=-1)
+    """reopold: first step of refinement, counted from 0; -1 takes switch_fraction."""
+    reward_at: Literal["old", "current"] = "old"
+    """Distillation: R under the policy that sampled, or under the policy just before each update.
+    They differ only with train.updates_per_step > 1, where "current" scores once more an update."""
+    logprob_temperature: float = Field(1.0, gt=0.0, le=2.0)
+    """Log-probs and entropies of student and teacher are those of logits / this. 1 is the method's
+    setting; sampling.temperature is the other choice met in the wild."""
+    outcome_weight: float = Field(0.0, ge=0.0)
+    """Distillation: adds this many group-normalised outcome advantages to the token's reward."""
+    reward_scale: float = Field(1.25, gt=0.0)
+    """exopd: weight of the teacher's reward against the KL to the reference; 1 is opd, above 1
+    extrapolates beyond the teacher."""
+    gamma: float = Field(0.5, ge=0.0)
+    """iw_opd: extra weight of a sequence's first token; it falls to 0 along the sequence."""
+    entropy_threshold: float = Field(0.8, ge=0.0)
+    """entropy_opd: teacher entropy in nats from which the forward KL is added."""
+    forward_weight: float = Field(1.0, ge=0.0)
+    """entropy_opd, trust_region: weight of the forward KL."""
+    divergence: Literal["forward", "reverse", "js"] = "reverse"
+    """gkd: KL(teacher, student), KL(student, teacher), or the generalised Jensen-Shannon."""
+    support: Literal["full", "top_k", "sampled"] = "full"
+    """gkd: the whole vocabulary, or the teacher's top_k ids and a tail bucket. "sampled" is
+    refused: it would be K1 as a direct loss, whose expected gradient is zero."""
+    mixture: float = Field(0.5, gt=0.0, lt=1.0)
+    """gkd with js: the teacher's share in the mixture."""
+    top_k: int = Field(64, ge=1)
+    """gkd with top_k support, entropy_opd, trust_region: ids of the teacher that are compared."""
     ratio_clip: float = Field(0.2, gt=0.0, lt=1.0)
-    """grpo: PPO clip of the importance ratio. The distillation methods clip the reward instead."""
+    """grpo, dr_grpo, dapo: PPO clip of the importance ratio, how far below 1 (and above, but for
+    dapo). The distillation methods clip the reward instead."""
+    ratio_clip_high: float = Field(0.28, gt=0.0)
+    """dapo: how far above 1 the ratio may go (clip-higher)."""
+    overlong_buffer: int = Field(0, ge=0)
+    """dapo: tokens before sampling.max_new_tokens over which a penalty grows to -1; 0 is none."""
+    resample_rounds: int = Field(3, ge=1)
+    """dapo: times that prompts are drawn for a step until prompts_per_step of them have mixed
+    outcomes (dynamic sampling); 1 never draws again."""
 
     @model_validator(mode="after")
-    def _odds_floor_is_negative(self) -> Self:
+    def _settings_go_together(self) -> Self:
         if self.floor == "odds" and self.lam >= 0.5:
             raise ValueError(
                 f"floor 'odds' needs lam < 0.5 (got {self.lam}): the floor log(lam/(1-lam)) would "
                 "not be negative; lower lam or use floor 'mixture'"
+            )
+        if self.support == "sampled":
+            raise ValueError(
+                "support 'sampled' would make gkd K1 as a direct loss, whose expected gradient is "
+                "zero (OpenRLHF PR 1309); use method 'opd', or support 'top_k' or 'full'"
             )
         return self
 
@@ -116,6 +192,9 @@ class TrainConfig(Strict):
     """Optimiser steps. One step is one batch of prompts_per_step x rollouts_per_prompt samples."""
     checkpoint_every: int = Field(25, ge=1)
     """Steps between checkpoints. Every checkpoint is evaluated; the last step always is one."""
+    updates_per_step: int = Field(1, ge=1)
+    """Optimiser updates that a step's rollouts are split into, by prompts. 1 is on-policy; with
+    more, the importance ratio leaves 1."""
     micro_batch: int = Field(128, ge=1)
     """Sequences a forward-backward pass. The gradient does not depend on it, memory does."""
     keep_rollouts: int = Field(8, ge=0)
@@ -160,20 +239,53 @@ class RunConfig(Strict):
     def _teacher_where_needed(self) -> Self:
         if self.method in DISTILLATION_METHODS and not self.model.teacher:
             raise ValueError(f"method '{self.method}' needs model.teacher")
-        if self.method == "grpo" and self.sampling.rollouts_per_prompt < 2:
+        mixed = self.method in DISTILLATION_METHODS and self.objective.outcome_weight > 0.0
+        if self.method in GROUP_METHODS or mixed:
+            who = "objective.outcome_weight" if mixed else f"method '{self.method}'"
+            if self.sampling.rollouts_per_prompt < 2:
+                raise ValueError(
+                    f"{who} compares within a group: rollouts_per_prompt must be at least 2"
+                )
+            if self.data.reward == "none":
+                raise ValueError(f"{who} learns from the outcome: data.reward must not be 'none'")
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits_the_run(self) -> Self:
+        objective, length = self.objective, self.sampling.max_new_tokens
+        if self.method == "dapo" and objective.overlong_buffer > length:
             raise ValueError(
-                "method 'grpo' compares within a group: rollouts_per_prompt must be at least 2"
+                f"objective.overlong_buffer ({objective.overlong_buffer}) must not exceed "
+                f"sampling.max_new_tokens ({length})"
             )
-        if self.method == "grpo" and self.data.reward == "none":
+        if self.method == "dapo" and objective.ratio_clip_high < objective.ratio_clip:
+            raise ValueError("objective.ratio_clip_high must not be below objective.ratio_clip")
+        if objective.switch_step > self.train.steps:
             raise ValueError(
-                "method 'grpo' learns from the outcome: data.reward must not be 'none'"
+                f"objective.switch_step ({objective.switch_step}) lies beyond the last of "
+                f"{self.train.steps} steps; use -1 for switch_fraction"
+            )
+        if self.train.updates_per_step > self.sampling.prompts_per_step:
+            raise ValueError(
+                f"train.updates_per_step ({self.train.updates_per_step}) splits a step by prompts: "
+                f"at most prompts_per_step ({self.sampling.prompts_per_step})"
             )
         return self
 
     @property
     def switch_step(self) -> int:
         """First step (from 0) of refinement."""
-        return round(self.objective.switch_fraction * self.train.steps)
+        chosen = self.objective
+        if chosen.phases == "one":
+            return 0
+        if chosen.switch_step >= 0:
+            return chosen.switch_step
+        return round(chosen.switch_fraction * self.train.steps)
+
+    @property
+    def switches(self) -> bool:
+        """Whether the run changes its phase on the way."""
+        return self.method == "reopold" and 0 < self.switch_step < self.train.steps
 
     @property
     def samples_per_step(self) -> int:
@@ -189,7 +301,7 @@ class RunConfig(Strict):
         """Completed-step counts at which a checkpoint is written, in order."""
         every, last = self.train.checkpoint_every, self.train.steps
         steps = set(range(every, last + 1, every)) | {last}
-        if self.method == "reopold" and 0 < self.switch_step < last:
+        if self.switches:
             steps.add(self.switch_step)
         return sorted(steps)
 
@@ -202,7 +314,7 @@ class RunConfig(Strict):
             return section.model_copy(update=local)
 
         update = {
-            "model": changed(self.model, "student", "teacher"),
+            "model": changed(self.model, "student", "teacher", "reference"),
             "data": changed(self.data, "train"),
             "evaluation": changed(self.evaluation, "data"),
         }

@@ -76,7 +76,7 @@ def checkpoint_digest(folder: Path) -> str:
 
 
 def check_parents(run: RunDir, config: RunConfig) -> dict[str, str]:
-    """Digests of what a run is made from: "student", "teacher" (if any) and "data".
+    """Digests of what a run is made from: "student", "data", and "teacher" and "reference" if any.
 
     Raises:
         ConfigError: one of them is missing, or has changed since the run began.
@@ -84,6 +84,8 @@ def check_parents(run: RunDir, config: RunConfig) -> dict[str, str]:
     paths = {"student": config.model.student}
     if config.method in DISTILLATION_METHODS:
         paths["teacher"] = config.model.teacher
+    if config.method == "exopd" and config.model.reference:
+        paths["reference"] = config.model.reference
     for role, path in paths.items():
         if is_local(path) and not (Path(path) / "config.json").is_file():
             raise ConfigError(f"no {role} checkpoint at {path}")

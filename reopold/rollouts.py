@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from reopold.divergences import Divergence, TopK, Vocabulary
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -22,7 +24,8 @@ class Rollout:
     response_ids: list[int]
     """T ids; the last one is EOS if and only if `finish_reason` is "stop"."""
     logprobs: list[float]
-    """The sampler's own log-prob of each response token: T floats, temperature 1."""
+    """The sampler's own log-prob of each response token: T floats, at
+    :attr:`SamplingParams.logprob_temperature`."""
     finish_reason: FinishReason
     weight_version: int = 0
     """Completed optimiser steps of the weights that sampled this."""
@@ -35,6 +38,26 @@ class SamplingParams:
     max_new_tokens: int
     temperature: float = 1.0
     """0 is greedy."""
+    logprob_temperature: float = 1.0
+    """Of the log-probs that are returned, whatever the draw's temperature was."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Signals that an objective reads beyond the student's scores of its own samples."""
+
+    teacher: bool = False
+    """log pi_T and teacher entropy of every token."""
+    reference: bool = False
+    """log-probs of a reference model."""
+    top_k: int = 0
+    """The teacher's likeliest ids at each position."""
+    vocabulary: bool = False
+    """The teacher's whole distribution."""
+    outcome: bool = False
+    """An outcome reward for every sequence."""
+    sampling_rounds: int = 1
+    """Times that prompts may be drawn for a step until enough groups have mixed outcomes."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,12 @@ class TokenBatch:
         sequence_N: int64, index in [0, S) of the token's sequence.
         reward_S: float32, outcome reward of each sequence.
         group_S: int64, prompt that each sequence answers.
+        current_logprobs_N: float32, log pi_theta before this update, where a step has several;
+            None where it equals pi_old.
+        reference_logprobs_N: float32, log of the reference model's probability (exopd).
+        teacher_entropy_N: float32, entropy of the teacher at that position, nats.
+        teacher_distribution: more of the teacher than the sampled token's log-prob, for the methods
+            that learn from a divergence.
     """
 
     student_logprobs_N: Tensor
@@ -58,6 +87,10 @@ class TokenBatch:
     sequence_N: Tensor
     reward_S: Tensor | None = None
     group_S: Tensor | None = None
+    current_logprobs_N: Tensor | None = None
+    reference_logprobs_N: Tensor | None = None
+    teacher_entropy_N: Tensor | None = None
+    teacher_distribution: TopK | Vocabulary | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +101,15 @@ class Credit:
         advantages_N: float32, no gradient; the token's share of the objective.
         keep_N: bool, the tokens that count, in the sum and in the normaliser alike.
         metrics: what the objective wants logged, by metric name.
+        divergence: a loss beside the policy loss, over the teacher's distribution; None for most.
     """
 
     advantages_N: Tensor
     keep_N: Tensor
     metrics: dict[str, float] = field(default_factory=dict)
+    divergence: Divergence | None = None
+
+    def at(self, index_N: Tensor) -> Credit:
+        """The credit of some tokens (those of a micro-batch)."""
+        divergence = None if self.divergence is None else self.divergence.at(index_N)
+        return Credit(self.advantages_N[index_N], self.keep_N[index_N], {}, divergence)

@@ -51,6 +51,14 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def diagnostics_file(self) -> Path:
+        return self.path / "diagnostics.jsonl"
+
+    def dump(self, step: int) -> Path:
+        """File that explains a step (from 0) that could not be made."""
+        return self.path / "dumps" / f"step-{step:06d}.pt"
+
+    @property
     def events_file(self) -> Path:
         return self.path / "events.jsonl"
 
@@ -148,10 +156,11 @@ class RunDir:
         return read_lines(self.events_file)
 
     def cut_back(self, step: int) -> None:
-        """Drop metric lines of steps >= `step` (and a torn last line): they will run again."""
-        if self.metrics_file.exists():
-            kept = [line for line in self.metrics() if line["step"] < step]
-            write_atomic(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+        """Drop the lines of steps >= `step` (and a torn last line): they will run again."""
+        for file in (self.metrics_file, self.diagnostics_file):
+            if file.exists():
+                kept = [line for line in read_lines(file) if line["step"] < step]
+                write_atomic(file, "".join(json.dumps(line) + "\n" for line in kept))
 
     @contextmanager
     def lock(self) -> Iterator[None]:

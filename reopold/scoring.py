@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from reopold.config import ConfigError
-from reopold.logprobs import token_logprobs_and_entropy
+from reopold.divergences import TopK, Vocabulary
+from reopold.logprobs import Head, token_logprobs_and_entropy, top_logprobs, upcast
 from reopold.rollouts import Rollout
 
 
@@ -74,50 +75,121 @@ def _pad(
 
 
 def score_micro_batch(
-    model: PreTrainedModel, batch: MicroBatch, vocab_size: int
-) -> tuple[Tensor, Tensor]:
-    """Log-prob (with gradient, if enabled) and entropy of the micro-batch's tokens, float32."""
+    model: PreTrainedModel, batch: MicroBatch, head: Head
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states that predict the micro-batch's tokens, and their log-probs and entropies."""
+    hidden_ND = token_hidden(model, batch)
+    logprobs_N, entropy_N = token_logprobs_and_entropy(
+        hidden_ND, head.weight_VD, batch.targets_N, **head.settings()
+    )
+    return hidden_ND, logprobs_N, entropy_N
+
+
+def token_hidden(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """Last hidden states [N, D] of the positions that predict the micro-batch's tokens."""
     hidden_BLD = model.base_model(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
-    hidden_ND = hidden_BLD[batch.row_N, batch.position_N]
-    weight_VD = model.get_output_embeddings().weight
-    return token_logprobs_and_entropy(hidden_ND, weight_VD, batch.targets_N, vocab_size=vocab_size)
+    hidden_ND: Tensor = hidden_BLD[batch.row_N, batch.position_N]
+    return hidden_ND
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of given responses; N runs over rollouts in order, then time."""
+
+    logprobs_N: Tensor
+    """At least float32, nats."""
+    entropy_N: Tensor
+    distribution: TopK | Vocabulary | None = None
+    """More than the sampled token's log-prob, where it was asked for."""
 
 
 @torch.no_grad()
 def score(
-    model: PreTrainedModel, rollouts: Sequence[Rollout], *, vocab_size: int, micro_batch: int
-) -> tuple[Tensor, Tensor]:
-    """Log-prob and entropy of every response token: logprobs_N, entropy_N, at least float32.
+    model: PreTrainedModel,
+    rollouts: Sequence[Rollout],
+    *,
+    head: Head,
+    micro_batch: int,
+    top_k: int = 0,
+    vocabulary: bool = False,
+) -> Scores:
+    """Log-prob and entropy of every response token under `model`.
 
-    N runs over rollouts in order, then time. `vocab_size` is the number of real ids.
+    Args:
+        head: of the same model, with the real vocabulary and the temperature of the log-probs.
+        top_k: also the log-probs of this many likeliest ids at each position.
+        vocabulary: also the whole distribution, kept as hidden states: N x D of them.
     """
     total = sum(len(r.response_ids) for r in rollouts)
-    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(model.dtype, torch.float32)
     logprobs_N = torch.full((total,), torch.nan, dtype=dtype, device=model.device)
     entropy_N = logprobs_N.clone()
+    more: TopK | Vocabulary | None = None
     for batch in micro_batches(rollouts, micro_batch, model.device):
-        logprobs_N[batch.index_N], entropy_N[batch.index_N] = score_micro_batch(
-            model, batch, vocab_size
+        hidden_ND, logprobs_N[batch.index_N], entropy_N[batch.index_N] = score_micro_batch(
+            model, batch, head
         )
-    return logprobs_N, entropy_N
+        if vocabulary:
+            more = more or Vocabulary(hidden_ND.new_empty(total, hidden_ND.shape[1]), head)
+            assert isinstance(more, Vocabulary)
+            more.hidden_ND[batch.index_N] = hidden_ND
+        elif top_k:
+            ids_NK, top_NK = top_logprobs(hidden_ND, head, top_k)
+            more = more or TopK(
+                ids_NK.new_empty(total, ids_NK.shape[1]), top_NK.new_empty(total, top_NK.shape[1])
+            )
+            assert isinstance(more, TopK)
+            more.ids_NK[batch.index_N], more.logprobs_NK[batch.index_N] = ids_NK, top_NK
+    return Scores(logprobs_N, entropy_N, more)
 
 
-def check_head(model: PreTrainedModel, name: str) -> None:
-    """Refuse heads whose logits are not `hidden @ weight.T`: their scores would be wrong.
+def output_head(
+    model: PreTrainedModel, vocab_size: int | None = None, temperature: float = 1.0
+) -> Head:
+    """The output head of a Hugging Face causal LM: weight, bias, scale and soft cap.
 
-    Raises:
-        ConfigError: the head has a bias, scales its logits or caps them.
+    Cohere multiplies its logits, Falcon-H1 its head's output, Granite divides, Gemma 2 caps.
     """
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
-    extras = {
-        "a bias": getattr(head, "bias", None) is not None,
-        "soft-capped logits": getattr(config, "final_logit_softcapping", None) is not None,
-        "scaled logits": getattr(config, "logit_scale", None) is not None
-        or getattr(config, "logits_scaling", None) is not None,
-    }
-    found = [what for what, present in extras.items() if present]
-    if found:
+
+    def setting(name: str, absent: float) -> float:
+        value = getattr(config, name, None)
+        return absent if value is None else float(value)
+
+    scale = setting("logit_scale", 1.0) * setting("lm_head_multiplier", 1.0)
+    return Head(
+        weight_VD=head.weight,
+        bias_V=getattr(head, "bias", None),
+        scale=scale / setting("logits_scaling", 1.0),
+        softcap=getattr(config, "final_logit_softcapping", None),
+        vocab_size=vocab_size,
+        temperature=temperature,
+    )
+
+
+#: Largest difference in nats between a model's own log-probs and ours, as a share of their size.
+HEAD_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel, name: str) -> None:
+    """Refuse a model whose logits are not those of its head as we know it: every score would be
+    wrong, and nothing would say so. Compares the two on a handful of token ids.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    head = output_head(model)
+    rows = len(head.weight_VD)
+    ids_BL = torch.arange(1, 9, device=model.device)[None] * 7919 % rows
+    theirs_LV = upcast(model(input_ids=ids_BL, use_cache=False).logits[0])
+    hidden_LD = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
+    ours_LV = head.logits(hidden_LD)
+    error = float((ours_LV - theirs_LV).abs().max() / theirs_LV.abs().max().clamp(min=1.0))
+    if not error <= HEAD_TOLERANCE.get(model.dtype, 2e-2):
         raise ConfigError(
-            f"{name} has an output head with {' and '.join(found)}, which is not supported yet"
+            f"{name} computes its logits in a way that is not supported: they differ by "
+            f"{error:.2g} (relative) from `cap(scale * (hidden @ weight.T + bias))` as its config "
+            "describes it. Every score would be wrong; please report the model"
         )

@@ -5,14 +5,12 @@ Axes: N response tokens of the step, flattened over its rollouts; S sequences.
 
 from __future__ import annotations
 
+import inspect
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,29 +21,20 @@ from reopold.config import DISTILLATION_METHODS, RunConfig
 from reopold.data.answers import answer_reward
 from reopold.data.prompts import Prompt, batch_indices, load_prompts
 from reopold.data.tokenizers import load_tokenizer, render
+from reopold.diagnostics import repetition, reward_diagnostics
 from reopold.engines.hf import HFEngine, load_model
-from reopold.loss import policy_loss
-from reopold.objectives import Objective, build
+from reopold.objectives import OBJECTIVES, Objective, build
+from reopold.rewards import MissingScore
 from reopold.rollouts import Credit, Rollout, SamplingParams, TokenBatch
 from reopold.run_dir import RunDir, append_line
-from reopold.scoring import micro_batches, score, score_micro_batch
+from reopold.scoring import score
+from reopold.step_records import Step, describe_rollout, dump_step
 from reopold.teachers.local import LocalTeacher
-
-Metrics = dict[str, float]
+from reopold.update import Metrics, NonFinite, Updater
 
 
 class TrainingFailure(RuntimeError):
     """A step produced something no later step can mend (a non-finite gradient, say)."""
-
-
-@dataclass
-class Step:
-    """What one optimiser step has seen, kept for the log and for the rollouts folder."""
-
-    prompts: list[Prompt]
-    rollouts: list[Rollout]
-    batch: TokenBatch
-    credit: Credit
 
 
 class Trainer:
@@ -61,12 +50,18 @@ class Trainer:
         folder = str(run.checkpoint(newest[0])) if newest else config.model.student
         self.model = load_model(folder, dtype="float32", device=device)
         self.engine = HFEngine(self.model, self.tokenizer)
-        self.teacher = self._load_teacher()
+        needs = self.objective.needs
+        self.teacher = self._load_teacher(config.model.teacher) if needs.teacher else None
+        reference = config.model.reference or config.model.student
+        self.reference = self._load_teacher(reference) if needs.reference else None
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.optimizer.lr,
             betas=(config.optimizer.beta1, config.optimizer.beta2),
             weight_decay=config.optimizer.weight_decay,
+        )
+        self.updater = Updater(
+            run, config, self.model, self.objective, self.optimizer, len(self.tokenizer)
         )
         if newest:
             self._restore(newest[0])
@@ -87,24 +82,22 @@ class Trainer:
 
     def _one_step(self) -> Step:
         k, start = self.steps_done, time.perf_counter()
-        prompts = self._next_prompts(k)
-        rollouts = self._responses(prompts, k)
+        prompts, rollouts, drawn = self._sample(k)
         sampled = time.perf_counter()
         batch, gap = self._signals(prompts, rollouts)
-        credit = self.objective(batch, k)
         scored = time.perf_counter()
-        update = self._update(rollouts, batch, credit, k)
+        credit, update = self._learn(rollouts, batch, k)
         end = time.perf_counter()
         self.steps_done += 1
         self.engine.weight_version = self.steps_done
         self.samples += len(rollouts)
-        tokens = len(batch.valid_N)
+        tokens = sum(len(rollout.response_ids) for rollout in drawn)
         self.tokens += tokens
         metrics = {
             **update,
             **credit.metrics,
             **gap,
-            **self._rollout_metrics(rollouts, batch),
+            **self._rollout_metrics(rollouts, drawn, batch),
             "perf/seconds_sample": sampled - start,
             "perf/seconds_score": scored - sampled,
             "perf/seconds_update": end - scored,
@@ -115,6 +108,70 @@ class Trainer:
         totals = {"samples": self.samples, "tokens": self.tokens}
         append_line(self.run.metrics_file, {**position, **totals, **metrics})
         return Step(prompts, rollouts, batch, credit)
+
+    def _learn(self, rollouts: list[Rollout], batch: TokenBatch, k: int) -> tuple[Credit, Metrics]:
+        """Credit and update of a step; what is not finite ends the run with a dump.
+
+        Raises:
+            TrainingFailure: a score or a gradient is not finite; the weights are as before.
+        """
+        credit = None
+        try:
+            credit = self.objective(batch, k)
+            metrics = self._diagnose(batch, k)
+            return credit, {**metrics, **self.updater(rollouts, batch, credit, k)}
+        except (MissingScore, NonFinite) as error:
+            dump = self.run.dump(k)
+            dump_step(
+                dump,
+                step=k,
+                reason=str(error),
+                rollouts=rollouts,
+                batch=batch,
+                credit=credit,
+                grad_norms=getattr(error, "grad_norms", None),
+            )
+            raise TrainingFailure(f"{error}; the step is kept in {dump}") from error
+
+    def _diagnose(self, batch: TokenBatch, k: int) -> Metrics:
+        """Write the step's reward distribution, and give the number of it that is plotted."""
+        if batch.teacher_logprobs_N is None:
+            return {}
+        rewards_N = batch.teacher_logprobs_N - batch.student_logprobs_N
+        found = reward_diagnostics(
+            rewards_N, batch.entropy_N, batch.valid_N, floor=self.objective.floor
+        )
+        append_line(self.run.diagnostics_file, {"step": k, **found})
+        return {"teacher/small_reward_fraction": found["small_fraction"]}
+
+    def _sample(self, k: int) -> tuple[list[Prompt], list[Rollout], list[Rollout]]:
+        """Prompts and rollouts of step k, and all rollouts that were drawn for it.
+
+        An objective that asks for several rounds gets prompts whose samples differ in outcome
+        (DAPO's dynamic sampling); if too few turn up, the rest is filled with others, which its
+        mask drops. Round r of step k is a function of (seed, k, r): a resumed run draws the same.
+        """
+        rounds, size = self.objective.needs.sampling_rounds, self.config.sampling.prompts_per_step
+        copies = self.config.sampling.rollouts_per_prompt
+        useful: list[tuple[Prompt, list[Rollout]]] = []
+        spare: list[tuple[Prompt, list[Rollout]]] = []
+        drawn: list[Rollout] = []
+        for draw in range(k * rounds, (k + 1) * rounds):
+            prompts = self._next_prompts(draw)
+            rollouts = self._responses(prompts, draw)
+            if rounds == 1:
+                return prompts, rollouts, rollouts
+            drawn += rollouts
+            rewards_S = self._outcomes(prompts, rollouts)
+            assert rewards_S is not None  # the config refuses group methods without outcomes
+            for i, prompt in enumerate(prompts):
+                group = slice(i * copies, (i + 1) * copies)
+                mixed = bool(rewards_S[group].max() > rewards_S[group].min())
+                (useful if mixed else spare).append((prompt, rollouts[group]))
+            if len(useful) >= size:
+                break
+        chosen = (useful + spare)[:size]
+        return [p for p, _ in chosen], [r for _, group in chosen for r in group], drawn
 
     def _next_prompts(self, k: int) -> list[Prompt]:
         size = self.config.sampling.prompts_per_step
@@ -135,7 +192,11 @@ class Trainer:
         seeds = np.random.SeedSequence([self.config.seed, k]).generate_state(
             len(requests), np.uint64
         )
-        params = SamplingParams(sampling.max_new_tokens, sampling.temperature)
+        params = SamplingParams(
+            sampling.max_new_tokens,
+            sampling.temperature,
+            self.config.objective.logprob_temperature,
+        )
         return self.engine.generate(requests, params, seeds=seeds.tolist())
 
     def _given(self, prompt_ids: list[int], completion: str) -> Rollout:
@@ -151,28 +212,34 @@ class Trainer:
         valid_N = torch.ones(int(lengths.sum()), dtype=torch.bool, device=self.device)
         sequence_N = torch.arange(len(rollouts), device=self.device).repeat_interleave(lengths)
         if self.config.method == "sft":  # given responses: no policy sampled them
-            blank_N = torch.zeros_like(valid_N, dtype=torch.float32)
+            dtype = torch.promote_types(self.model.dtype, torch.float32)
+            blank_N = torch.zeros_like(valid_N, dtype=dtype)
             return TokenBatch(blank_N, None, blank_N, valid_N, sequence_N), {}
-        student_N, entropy_N = score(
+        own = score(
             self.model,
             rollouts,
-            vocab_size=len(self.tokenizer),
+            head=self.updater.head,
             micro_batch=self.config.train.micro_batch,
         )
         sampler_N = torch.tensor([x for r in rollouts for x in r.logprobs], device=self.device)
         group_S = torch.arange(len(prompts), device=self.device).repeat_interleave(
             self.config.sampling.rollouts_per_prompt
         )
+        teacher = self.teacher.score(rollouts, self.objective.needs) if self.teacher else None
+        reference = self.reference.score(rollouts) if self.reference else None
         batch = TokenBatch(
-            student_logprobs_N=student_N,
-            teacher_logprobs_N=self.teacher.score(rollouts) if self.teacher else None,
-            entropy_N=entropy_N,
+            student_logprobs_N=own.logprobs_N,
+            teacher_logprobs_N=teacher.logprobs_N if teacher else None,
+            entropy_N=own.entropy_N,
             valid_N=valid_N,
             sequence_N=sequence_N,
             reward_S=self._outcomes(prompts, rollouts),
             group_S=group_S,
+            reference_logprobs_N=reference.logprobs_N if reference else None,
+            teacher_entropy_N=teacher.entropy_N if teacher else None,
+            teacher_distribution=teacher.distribution if teacher else None,
         )
-        return batch, {"rollout/sampler_gap": float((student_N - sampler_N).abs().mean())}
+        return batch, {"rollout/sampler_gap": float((own.logprobs_N - sampler_N).abs().mean())}
 
     def _outcomes(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Tensor | None:
         if self.config.data.reward == "none":
@@ -185,56 +252,14 @@ class Trainer:
         rewards = [answer_reward(text, answer) for text, answer in zip(texts, answers, strict=True)]
         return torch.tensor(rewards, device=self.device)
 
-    def _update(
-        self, rollouts: Sequence[Rollout], batch: TokenBatch, credit: Credit, k: int
+    def _rollout_metrics(
+        self, rollouts: Sequence[Rollout], drawn: Sequence[Rollout], batch: TokenBatch
     ) -> Metrics:
-        """One optimiser step; the gradient does not depend on `micro_batch`."""
-        lr = learning_rate(self.config, k)
-        kept = credit.keep_N.sum()
-        metrics = {
-            "train/lr": lr,
-            "train/kept_fraction": float(kept / batch.valid_N.sum().clamp(min=1)),
-        }
-        if not bool(kept):  # Adam's momentum would move the weights even on a zero gradient
-            self.run.event(
-                "no_tokens_kept", k, "the mask kept no token: nothing was changed in this step"
-            )
-            return {**metrics, "train/loss": 0.0, "train/grad_norm": 0.0}
-        self.optimizer.zero_grad(set_to_none=True)
-        totals = self._backward(rollouts, batch, credit, kept)
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.grad_clip)
-        )
-        if not math.isfinite(norm):
-            raise TrainingFailure(
-                f"the gradient norm of step {k} is {norm}; no weights were changed"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        return {**metrics, **totals, "train/grad_norm": norm}
-
-    def _backward(
-        self, rollouts: Sequence[Rollout], batch: TokenBatch, credit: Credit, kept: Tensor
-    ) -> Metrics:
-        loss_total, nll_total, ratio_max = 0.0, 0.0, 0.0
-        for part in micro_batches(rollouts, self.config.train.micro_batch, self.device):
-            logprobs, _ = score_micro_batch(self.model, part, len(self.tokenizer))
-            given = self.config.method == "sft"  # pi_old does not exist: the ratio is 1
-            old = logprobs.detach() if given else batch.student_logprobs_N[part.index_N]
-            mine = Credit(credit.advantages_N[part.index_N], credit.keep_N[part.index_N])
-            loss, extra = policy_loss(
-                logprobs, old, mine, ratio_clip=self.objective.ratio_clip, normaliser=kept
-            )
-            loss.backward()
-            loss_total += float(loss.detach())
-            nll_total -= float(logprobs.detach().where(mine.keep_N, 0.0).sum() / kept)
-            ratio_max = max(ratio_max, float(extra["ratio_max"]))
-        return {"train/loss": loss_total, "train/nll": nll_total, "train/ratio_max": ratio_max}
-
-    def _rollout_metrics(self, rollouts: Sequence[Rollout], batch: TokenBatch) -> Metrics:
         metrics = {"rollout/length": len(batch.valid_N) / len(rollouts)}
+        if self.objective.needs.sampling_rounds > 1:
+            metrics["rollout/discarded_fraction"] = 1.0 - len(rollouts) / len(drawn)
         if self.config.method != "sft":
+            metrics["rollout/repetition"] = repetition([r.response_ids for r in rollouts])
             truncated = sum(r.finish_reason == "length" for r in rollouts)
             metrics["rollout/truncated_fraction"] = truncated / len(rollouts)
             metrics["rollout/entropy"] = float(batch.entropy_N.mean())
@@ -242,14 +267,13 @@ class Trainer:
             metrics["rollout/reward"] = float(batch.reward_S.mean())
         return metrics
 
-    def _load_teacher(self) -> LocalTeacher | None:
-        if self.config.method not in DISTILLATION_METHODS:
-            return None
-        model = load_model(
-            self.config.model.teacher, dtype=self.config.model.dtype, device=self.device
-        )
+    def _load_teacher(self, path: str) -> LocalTeacher:
+        model = load_model(path, dtype=self.config.model.dtype, device=self.device)
         return LocalTeacher(
-            model.requires_grad_(False), len(self.tokenizer), self.config.train.micro_batch
+            model.requires_grad_(False),
+            len(self.tokenizer),
+            self.config.train.micro_batch,
+            self.config.objective.logprob_temperature,
         )
 
     def _checkpoint(self, step: Step) -> None:
@@ -295,50 +319,12 @@ class Trainer:
 
 def build_objective(config: RunConfig) -> Objective:
     """The objective of a recipe: a method with the settings that are its own."""
-    chosen = config.objective
-    settings: dict[str, dict[str, Any]] = {
-        "reopold": {
-            "switch_step": config.switch_step,
-            "lam": chosen.lam,
-            "floor": chosen.floor,
-            "beta": chosen.beta,
-        },
-        "grpo": {"ratio_clip": chosen.ratio_clip},
+    available = {
+        **config.objective.model_dump(),
+        "switch_step": config.switch_step,
+        "max_length": config.sampling.max_new_tokens,
+        "seed": config.seed,
     }
-    return build(config.method, **settings.get(config.method, {}))
-
-
-def learning_rate(config: RunConfig, k: int) -> float:
-    """Rate of step k (from 0): linear warm-up, then constant or a cosine down to 0."""
-    optimizer, steps = config.optimizer, config.train.steps
-    if k < optimizer.warmup_steps:
-        return optimizer.lr * (k + 1) / optimizer.warmup_steps
-    if optimizer.decay == "constant":
-        return optimizer.lr
-    progress = (k - optimizer.warmup_steps) / max(1, steps - optimizer.warmup_steps)
-    return optimizer.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def describe_rollout(step: Step, i: int, tokenizer: Any) -> dict[str, Any]:
-    """One rollout as a readable record: text, outcome, and every token's signals."""
-    rollout, batch = step.rollouts[i], step.batch
-    prompt = step.prompts[i * len(step.prompts) // len(step.rollouts)]
-    rows = (batch.sequence_N == i).nonzero().squeeze(-1).tolist()
-    teacher = batch.teacher_logprobs_N
-    return {
-        "prompt": "\n".join(message["content"] for message in prompt.messages),
-        "response": tokenizer.decode(rollout.response_ids, skip_special_tokens=True),
-        "answer": prompt.answer,
-        "reward": None if batch.reward_S is None else float(batch.reward_S[i]),
-        "finish_reason": rollout.finish_reason,
-        "tokens": [
-            {
-                "text": tokenizer.decode([token]),
-                "teacher_logprob": None if teacher is None else float(teacher[row]),
-                "student_logprob": float(batch.student_logprobs_N[row]),
-                "entropy": float(batch.entropy_N[row]),
-                "kept": bool(step.credit.keep_N[row]),
-            }
-            for token, row in zip(rollout.response_ids, rows, strict=True)
-        ],
-    }
+    own = inspect.signature(OBJECTIVES[config.method]).parameters
+    weight = config.objective.outcome_weight if config.method in DISTILLATION_METHODS else 0.0
+    return build(config.method, outcome_weight=weight, **{name: available[name] for name in own})

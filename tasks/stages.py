@@ -34,7 +34,7 @@ class Span:
 def spans(config: RunConfig) -> list[Span]:
     """The training tasks of a run: one a phase, so that the flow graph reads as the experiment."""
     ends = [config.train.steps]
-    if config.method == "reopold" and 0 < config.switch_step < config.train.steps:
+    if config.switches:
         ends.insert(0, config.switch_step)
     starts = [0, *ends[:-1]]
     return [

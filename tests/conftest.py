@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from reopold.config import (
+    DISTILLATION_METHODS,
     DataConfig,
     EvaluationConfig,
     MicroConfig,
@@ -20,6 +22,9 @@ from reopold.config import (
 )
 from reopold.run_dir import RunDir
 from tasks import home
+
+#: The comparison with other libraries has an environment of its own (`make conformance`).
+collect_ignore = [] if importlib.util.find_spec("trl") else ["conformance"]
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -77,7 +82,7 @@ def recipe(suite: Path) -> Callable[..., RunConfig]:
     """A small recipe on the tiny suite; keyword arguments replace whole sections."""
 
     def make(method: str = "reopold", **sections: Any) -> RunConfig:
-        teacher = str(suite / "teacher-init") if method in ("reopold", "opd") else ""
+        teacher = str(suite / "teacher-init") if method in DISTILLATION_METHODS else ""
         completions = suite / "sft-student.jsonl"
         data = completions if method == "sft" else suite / "train.jsonl"
         fields: dict[str, Any] = {

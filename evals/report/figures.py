@@ -17,6 +17,8 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
+from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from evals.report.analysis import curve_table
@@ -45,12 +47,35 @@ class Style:
     def variable(self) -> str:
         return "series-" + self.color.removeprefix("#")
 
+    @property
+    def symbol(self) -> str:
+        """The marker as an SVG path around (15, 5), for the keys in the tables."""
+        style = MarkerStyle(self.marker)
+        path = style.get_path().transformed(style.get_transform())
+        size = 3.2 / float(np.abs(np.asarray(path.vertices)).max())
+        letters = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
+        parts = []
+        for points, code in path.iter_segments(simplify=False, curves=True):
+            if code == Path.CLOSEPOLY:
+                parts.append("Z")
+                continue
+            xy = [f"{15 + size * x:.2f} {5 - size * y:.2f}" for x, y in points.reshape(-1, 2)]
+            parts.append(letters[code] + " ".join(xy))
+        return "".join(parts)
+
 
 STYLES = {
     "reopold": Style("#0072b2", "#56b4e9", (), "o"),
     "opd": Style("#d55e00", "#f08a3c", (5, 2), "s"),
     "grpo": Style("#00805e", "#2fc79a", (1.5, 1.5), "^"),
     "sft": Style("#a8487f", "#dd8fbb", (5, 2, 1.5, 2), "D"),
+    "exopd": Style("#b8860b", "#e6c04d", (7, 2), "v"),
+    "iw_opd": Style("#7a5195", "#b48fd0", (3, 1), "P"),
+    "entropy_opd": Style("#8b4513", "#c98a5b", (7, 2, 1.5, 2), "<"),
+    "trust_region": Style("#4b6a88", "#8fb0cf", (3, 1, 1, 1), "X"),
+    "gkd": Style("#c23b5a", "#f08aa0", (9, 3), "p"),
+    "dr_grpo": Style("#5f8f00", "#a5cf4a", (1, 2), "h"),
+    "dapo": Style("#007f8b", "#4fc3cf", (4, 1, 1, 1, 1, 1), "*"),
 }
 
 PANELS = {
@@ -117,7 +142,9 @@ def learning_curves(study: Study, benchmark: str) -> Drawing | None:
         switches = {run.switch_samples for run in _switching(study)}
         for samples in sorted(switches):
             _switch_line(axes, samples, "reopold: refinement")
-        figure.legend(loc="outside lower center", ncols=max(1, len(methods)), handlelength=3.2)
+        figure.legend(
+            loc="outside lower center", ncols=min(4, max(1, len(methods))), handlelength=3.2
+        )
         means = ", ".join(f"{name} {_last(table, name):.1f} %" for name in methods)
         title = f"Score on {benchmark} against samples. Last checkpoints, mean over seeds: {means}."
         return Drawing(title, svg_text(figure, f"curves-{benchmark}", title))
@@ -215,9 +242,7 @@ def _switch_line(axes: Axes, x: float, text: str) -> None:
 
 def _switching(study: Study) -> list[Run]:
     """reopold's runs that have two phases."""
-    return [
-        run for run in study.of("reopold") if 0 < run.config.switch_step < run.config.train.steps
-    ]
+    return [run for run in study.of("reopold") if run.config.switches]
 
 
 def _k(study: Study, benchmark: str) -> int:

@@ -24,9 +24,8 @@ from transformers import (
 
 from reopold.config import ConfigError
 from reopold.data.tokenizers import load_tokenizer
-from reopold.logprobs import upcast
 from reopold.rollouts import Rollout, SamplingParams
-from reopold.scoring import check_head
+from reopold.scoring import check_head, output_head
 
 #: Finished rows leave the batch once they make up this share of it: copying the cache costs too.
 COMPACT_SHARE = 0.2
@@ -74,7 +73,10 @@ class HFEngine:
         finished: set[int] = set()
         for t in range(params.max_new_tokens):
             ids_B, logprobs_B = choose(
-                decoder.logits_BV, uniforms_BT[decoder.rows_B, t], params.temperature
+                decoder.logits_BV,
+                uniforms_BT[decoder.rows_B, t],
+                params.temperature,
+                params.logprob_temperature,
             )
             ended_B = ids_B == self.tokenizer.eos_token_id
             for row, token, logprob, ended in zip(
@@ -114,7 +116,7 @@ class _Decoder:
         prompts: Sequence[Sequence[int]],
         tokenizer: PreTrainedTokenizerFast,
     ) -> None:
-        self.model, self.vocab_size = model, len(tokenizer)
+        self.model, self.head = model, output_head(model, len(tokenizer))
         self.cache = DynamicCache(config=model.config)
         runs = [
             (list(prompt), len(list(same)))
@@ -159,11 +161,12 @@ class _Decoder:
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
-        weight_VD = self.model.get_output_embeddings().weight[: self.vocab_size]
-        return upcast(hidden_BTD[:, -1] @ weight_VD.T)
+        return self.head.logits(hidden_BTD[:, -1])
 
 
-def choose(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def choose(
+    logits_BV: Tensor, uniforms_B: Tensor, temperature: float, logprob_temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """One token a row by inverting the cumulative distribution at the row's uniform number.
 
     Args:
@@ -172,9 +175,9 @@ def choose(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[T
         temperature: of the draw; 0 takes the most likely token.
 
     Returns:
-        ids_B and their log-probs at temperature 1, whatever the draw's temperature was.
+        ids_B and their log-probs at `logprob_temperature`, whatever the draw's temperature was.
     """
-    logprobs_BV = torch.log_softmax(logits_BV, dim=-1)
+    logprobs_BV = torch.log_softmax(logits_BV / logprob_temperature, dim=-1)
     if temperature == 0.0:
         ids_B = logits_BV.argmax(-1)
     else:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from reopold.rollouts import Rollout
-from reopold.scoring import score
+from reopold.rollouts import Needs, Rollout
+from reopold.scoring import Scores, output_head, score
+
+#: The log-prob of the sampled token, and the entropy.
+SAMPLED_ONLY = Needs(teacher=True)
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,16 @@ class LocalTeacher:
     vocab_size: int
     """Real ids of the shared tokenizer; padding rows of the head take no probability."""
     micro_batch: int
+    temperature: float = 1.0
+    """Of the log-probs and entropies, not of any sampling."""
 
-    def score(self, rollouts: Sequence[Rollout]) -> Tensor:
-        """log pi_T of every response token: float32 [N], rollouts in order, then time."""
-        logprobs_N, _ = score(
-            self.model, rollouts, vocab_size=self.vocab_size, micro_batch=self.micro_batch
+    def score(self, rollouts: Sequence[Rollout], needs: Needs = SAMPLED_ONLY) -> Scores:
+        """Log-prob and entropy of every response token, and of the distribution what is needed."""
+        return score(
+            self.model,
+            rollouts,
+            head=output_head(self.model, self.vocab_size, self.temperature),
+            micro_batch=self.micro_batch,
+            top_k=needs.top_k,
+            vocabulary=needs.vocabulary,
         )
-        return logprobs_N

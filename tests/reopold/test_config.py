@@ -50,6 +50,18 @@ MINIMAL: dict[str, Any] = {
         ({"seed": -1}, "'seed'"),
         ({"method": "grpo", "sampling": {"rollouts_per_prompt": 1}}, "at least 2"),
         ({"method": "grpo", "data": {"train": "./p", "reward": "none"}}, "learns from the outcome"),
+        ({"method": "dapo", "sampling": {"rollouts_per_prompt": 1}}, "at least 2"),
+        (
+            {"objective": {"outcome_weight": 1.0}, "data": {"train": "./p", "reward": "none"}},
+            "objective.outcome_weight learns from the outcome",
+        ),
+        ({"method": "gkd", "model": {"student": "./s"}}, "method 'gkd' needs model.teacher"),
+        ({"objective": {"support": "sampled"}}, "K1 as a direct loss"),
+        ({"objective": {"mask": "entropi"}}, "'objective.mask'"),
+        ({"objective": {"switch_step": 101}}, "beyond the last of 100 steps"),
+        ({"method": "dapo", "objective": {"overlong_buffer": 49}}, "must not exceed"),
+        ({"method": "dapo", "objective": {"ratio_clip_high": 0.1}}, "must not be below"),
+        ({"train": {"updates_per_step": 33}}, "at most prompts_per_step (32)"),
     ],
 )
 def test_faults_are_named_where_they_are(change: dict[str, Any], message: str) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from reopold.engines.hf import HFEngine, choose
 from reopold.rollouts import Rollout, SamplingParams
-from reopold.scoring import score
+from reopold.scoring import output_head, score
 
 PROMPTS = ["3+4*2=", "9-1*5+2-7*3=", "1*1=", "3+4*2=", "8-8-8="]
 
@@ -40,7 +40,8 @@ def test_sampler_log_probs_are_the_trainers(engine: HFEngine) -> None:
     texts = [text for text in PROMPTS for _ in range(8)]
     rollouts = sample(engine, texts, list(range(len(texts))))
     assert {r.finish_reason for r in rollouts} == {"stop", "length"}
-    trainer, _ = score(engine.model, rollouts, vocab_size=len(engine.tokenizer), micro_batch=7)
+    head = output_head(engine.model, len(engine.tokenizer))
+    trainer = score(engine.model, rollouts, head=head, micro_batch=7).logprobs_N
     sampler = torch.tensor([x for r in rollouts for x in r.logprobs])
     assert (trainer - sampler).abs().max() < 2e-5
 
@@ -103,7 +104,8 @@ def test_draws_follow_the_models_distribution(engine: HFEngine, temperature: flo
 
 def test_log_probs_are_those_of_temperature_one(engine: HFEngine) -> None:
     rollouts = sample(engine, PROMPTS, [1, 2, 3, 4, 5], temperature=0.5)
-    trainer, _ = score(engine.model, rollouts, vocab_size=len(engine.tokenizer), micro_batch=5)
+    head = output_head(engine.model, len(engine.tokenizer))
+    trainer = score(engine.model, rollouts, head=head, micro_batch=5).logprobs_N
     sampler = torch.tensor([x for r in rollouts for x in r.logprobs])
     assert (trainer - sampler).abs().max() < 2e-5
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reopold.logprobs import entropy_of, token_logprobs_and_entropy
+from reopold.logprobs import token_logprobs_and_entropy
 
 
 def case(n: int = 13, d: int = 5, v: int = 11) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,9 +57,21 @@ def test_low_precision_input_is_scored_in_float32() -> None:
     assert torch.allclose(logprobs.double(), reference(hidden, weight, targets)[0], atol=0.2)
 
 
-def test_entropy_carries_no_gradient_and_survives_impossible_tokens() -> None:
+def test_entropy_carries_no_gradient() -> None:
     hidden, weight, targets = case()
     assert not token_logprobs_and_entropy(hidden, weight, targets)[1].requires_grad
-    certain = torch.tensor([[0.0, -math.inf]])
-    assert entropy_of(certain).item() == 0.0
-    assert entropy_of(torch.tensor([[math.log(0.5)] * 2])).item() == pytest.approx(math.log(2))
+
+
+def test_certain_and_impossible_tokens() -> None:
+    """Probabilities that underflow add 0 to the entropy; their log-prob stays exact."""
+    hidden, weight = torch.ones(1, 1), torch.tensor([[0.0], [-200.0]])
+    logprobs, entropy = token_logprobs_and_entropy(hidden, weight, torch.tensor([1]))
+    assert logprobs.tolist() == [-200.0] and entropy.tolist() == [0.0]
+    _, even = token_logprobs_and_entropy(hidden, torch.zeros(2, 1), torch.tensor([1]))
+    assert even.item() == pytest.approx(math.log(2))
+
+
+def test_a_chunk_must_hold_a_token() -> None:
+    hidden, weight, targets = case()
+    with pytest.raises(ValueError, match="at least 1"):
+        token_logprobs_and_entropy(hidden, weight, targets, chunk_tokens=0)

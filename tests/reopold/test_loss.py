@@ -24,8 +24,8 @@ def random_case(n: int, seed: int) -> tuple[Tensor, Tensor, Credit]:
     return logprobs.requires_grad_(), old, Credit(advantages, keep)
 
 
-@pytest.mark.parametrize("clip", [None, 0.2])
-def test_value_matches_a_scalar_reference(clip: float | None) -> None:
+@pytest.mark.parametrize("clip", [None, (0.2, 0.28)])
+def test_value_matches_a_scalar_reference(clip: tuple[float, float] | None) -> None:
     logprobs, old, credit = random_case(50, 0)
     total, kept = 0.0, 0
     for lp, o, a, k in zip(
@@ -40,14 +40,14 @@ def test_value_matches_a_scalar_reference(clip: float | None) -> None:
         ratio = math.exp(lp - o)
         gain = ratio * a
         if clip is not None:
-            gain = min(gain, min(max(ratio, 1 - clip), 1 + clip) * a)
+            gain = min(gain, min(max(ratio, 1 - clip[0]), 1 + clip[1]) * a)
         total, kept = total + gain, kept + 1
     loss, _ = policy_loss(logprobs, old, credit, ratio_clip=clip)
     assert loss.item() == pytest.approx(-total / kept, rel=1e-12)
 
 
-@pytest.mark.parametrize("clip", [None, 0.2])
-def test_gradient_matches_finite_differences(clip: float | None) -> None:
+@pytest.mark.parametrize("clip", [None, (0.2, 0.28)])
+def test_gradient_matches_finite_differences(clip: tuple[float, float] | None) -> None:
     logprobs, old, credit = random_case(12, 1)
     assert torch.autograd.gradcheck(
         lambda x: policy_loss(x, old, credit, ratio_clip=clip)[0], (logprobs,), eps=1e-6, atol=1e-8

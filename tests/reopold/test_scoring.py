@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from reopold.config import ConfigError
+from reopold.divergences import TopK, Vocabulary
 from reopold.engines.hf import load_model
 from reopold.rollouts import Rollout
-from reopold.scoring import check_head, score
+from reopold.scoring import check_head, output_head, score
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,8 @@ ROLLOUTS = [
 def test_scores_equal_one_sequence_at_a_time_through_the_plain_model(
     model: PreTrainedModel,
 ) -> None:
-    logprobs, entropy = score(model, ROLLOUTS, vocab_size=20, micro_batch=3)
+    scores = score(model, ROLLOUTS, head=output_head(model, 20), micro_batch=3)
+    logprobs, entropy = scores.logprobs_N, scores.entropy_N
     expected_logprobs, expected_entropy = [], []
     for r in ROLLOUTS:
         with torch.no_grad():
@@ -50,24 +53,89 @@ def test_scores_equal_one_sequence_at_a_time_through_the_plain_model(
 
 @pytest.mark.parametrize("size", [1, 2, 5, 50])
 def test_scores_do_not_depend_on_the_micro_batch(model: PreTrainedModel, size: int) -> None:
-    whole, _ = score(model, ROLLOUTS, vocab_size=20, micro_batch=5)
-    parts, _ = score(model, ROLLOUTS, vocab_size=20, micro_batch=size)
+    whole = score(model, ROLLOUTS, head=output_head(model, 20), micro_batch=5).logprobs_N
+    parts = score(model, ROLLOUTS, head=output_head(model, 20), micro_batch=size).logprobs_N
     assert torch.allclose(whole, parts, atol=1e-6)
 
 
 def test_rows_follow_the_order_of_the_rollouts(model: PreTrainedModel) -> None:
-    forward, _ = score(model, ROLLOUTS, vocab_size=20, micro_batch=2)
-    backward, _ = score(model, ROLLOUTS[::-1], vocab_size=20, micro_batch=2)
+    forward = score(model, ROLLOUTS, head=output_head(model, 20), micro_batch=2).logprobs_N
+    backward = score(model, ROLLOUTS[::-1], head=output_head(model, 20), micro_batch=2).logprobs_N
     lengths = [len(r.response_ids) for r in ROLLOUTS]
     pieces = torch.split(backward, lengths[::-1])
     assert torch.allclose(torch.cat(pieces[::-1]), forward, atol=1e-6)
 
 
-def test_heads_that_would_be_scored_wrongly_are_refused(model: PreTrainedModel) -> None:
-    check_head(model, "teacher")
-    model.config.final_logit_softcapping = 30.0
-    try:
-        with pytest.raises(ConfigError, match="soft-capped"):
-            check_head(model, "teacher")
-    finally:
-        model.config.final_logit_softcapping = None
+def tiny(kind: str, **settings: object) -> PreTrainedModel:
+    """A model of the real class, with the given peculiarity of its output head."""
+    sizes = {
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
+    config = AutoConfig.for_model(kind, **{**sizes, **settings}, pad_token_id=0)
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).double().eval()
+    with torch.no_grad():  # the bias of a new model is zero, and small logits never meet a cap
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(0, 0.5)
+    return model
+
+
+@pytest.mark.parametrize(
+    "model_of",
+    [
+        lambda: tiny("qwen3", head_dim=8, tie_word_embeddings=False),
+        lambda: tiny("qwen3", head_dim=8, tie_word_embeddings=True),
+        lambda: tiny("gemma2", head_dim=8, final_logit_softcapping=2.0),
+        lambda: tiny("cohere", logit_scale=0.3),
+        lambda: tiny("granite", logits_scaling=4.0),
+        lambda: tiny("phi"),  # a bias
+    ],
+    ids=["untied", "tied", "soft cap", "scale", "divisor", "bias"],
+)
+def test_every_kind_of_head_is_scored_as_the_model_itself_does(
+    model_of: Callable[[], PreTrainedModel],
+) -> None:
+    model = model_of()
+    check_head(model, "it")
+    scores = score(model, ROLLOUTS, head=output_head(model, 20, temperature=0.7), micro_batch=2)
+    expected = []
+    for r in ROLLOUTS:
+        with torch.no_grad():
+            logits = model(torch.tensor([r.prompt_ids + r.response_ids])).logits[0, :, :20]
+        rows = torch.log_softmax(logits.double() / 0.7, -1)[len(r.prompt_ids) - 1 : -1]
+        expected += [row[token] for row, token in zip(rows, r.response_ids, strict=True)]
+    assert torch.allclose(scores.logprobs_N, torch.stack(expected), atol=1e-9)
+
+
+def test_heads_that_would_be_scored_wrongly_are_refused() -> None:
+    model = tiny("qwen3", head_dim=8)
+    model.config.final_logit_softcapping = 3.0  # Qwen3 has none: our reading of it would be wrong
+    with pytest.raises(ConfigError, match="in a way that is not supported"):
+        check_head(model, "teacher")
+
+
+def test_more_of_the_distribution_where_it_is_asked_for(model: PreTrainedModel) -> None:
+    """Top-k and full vocabulary against the plain model, across micro-batches."""
+    head = output_head(model, 20)
+    rows = []
+    for r in ROLLOUTS:
+        with torch.no_grad():
+            logits = model(torch.tensor([r.prompt_ids + r.response_ids])).logits[0, :, :20]
+        rows += list(torch.log_softmax(logits, -1)[len(r.prompt_ids) - 1 : -1])
+    expected = torch.stack(rows[: sum(len(r.response_ids) for r in ROLLOUTS)])
+    whole = score(model, ROLLOUTS, head=head, micro_batch=2, vocabulary=True).distribution
+    assert isinstance(whole, Vocabulary)
+    every = torch.arange(len(expected))
+    assert torch.allclose(whole.logprobs(every), expected, atol=1e-12)
+    top = score(model, ROLLOUTS, head=head, micro_batch=2, top_k=3).distribution
+    assert isinstance(top, TopK)
+    values, ids = expected.topk(3, dim=-1)
+    assert torch.equal(top.ids_NK, ids) and torch.allclose(top.logprobs_NK, values, atol=1e-12)
+    tail = 1.0 - values.exp().sum(-1)
+    assert torch.allclose(top.with_tail(every)[:, -1].exp(), tail, atol=1e-12)

@@ -7,12 +7,15 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from reopold.config import (
+    GROUP_METHODS,
     DataConfig,
+    Method,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -20,10 +23,13 @@ from reopold.config import (
     SamplingConfig,
     TrainConfig,
 )
+from reopold.data.prompts import Prompt
 from reopold.data.tokenizers import render
-from reopold.rollouts import Credit, Rollout, SamplingParams
-from reopold.run_dir import RunDir
-from reopold.trainer import Step, Trainer, TrainingFailure, describe_rollout, learning_rate
+from reopold.rollouts import Credit, Rollout, SamplingParams, TokenBatch
+from reopold.run_dir import RunDir, read_lines
+from reopold.step_records import Step, describe_rollout
+from reopold.trainer import Trainer, TrainingFailure, build_objective
+from reopold.update import learning_rate
 from tests.conftest import REPO
 
 Recipe = Callable[..., RunConfig]
@@ -38,12 +44,27 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
 
 
+def change_credit(trainer: Trainer, change: Callable[[Credit], Credit]) -> None:
+    """Let the trainer's objective end in `change`."""
+    inner = trainer.objective
+
+    class Changed:
+        ratio_clip, needs, floor = inner.ratio_clip, inner.needs, inner.floor
+
+        def __call__(self, batch: TokenBatch, step: int) -> Credit:
+            return change(inner(batch, step))
+
+    trainer.objective = trainer.updater.objective = Changed()
+
+
 def gradient(trainer: Trainer, micro_batch: int) -> list[torch.Tensor]:
     """Gradient of one step's loss, in float64, cut into micro-batches of a size."""
     trainer.model.double()
     if trainer.teacher:
         trainer.teacher.model.double()
-    trainer.config = trainer.config.model_copy(
+    if trainer.reference:
+        trainer.reference.model.double()
+    trainer.updater.config = trainer.config.model_copy(
         update={"train": trainer.config.train.model_copy(update={"micro_batch": micro_batch})}
     )
     prompts = trainer._next_prompts(0)
@@ -53,11 +74,14 @@ def gradient(trainer: Trainer, micro_batch: int) -> list[torch.Tensor]:
     outcomes = torch.arange(len(rollouts)).double() % 2
     credit = trainer.objective(dataclasses.replace(batch, reward_S=outcomes), 5)
     trainer.optimizer.zero_grad()
-    trainer._backward(rollouts, batch, credit, credit.keep_N.sum())
+    logprobs = torch.empty_like(batch.student_logprobs_N)
+    trainer.updater.backward(
+        rollouts, range(len(rollouts)), batch, credit, credit.keep_N.sum(), logprobs
+    )
     return [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("method", ["reopold", "opd", "grpo", "sft"])
+@pytest.mark.parametrize("method", get_args(Method))
 def test_gradient_does_not_depend_on_micro_batches(
     method: str, recipe: Recipe, run_dir: MakeRun
 ) -> None:
@@ -77,14 +101,7 @@ def test_a_step_that_keeps_no_token_changes_nothing_and_says_so(
     trainer = trainer_of(run)
     trainer._one_step()  # Adam has momentum now
     before = weights(trainer)
-    keep_none = trainer.objective
-
-    def none_kept(batch: object, step: int) -> Credit:
-        credit = keep_none(batch, step)  # type: ignore[arg-type]
-        return Credit(credit.advantages_N, torch.zeros_like(credit.keep_N))
-
-    none_kept.ratio_clip = None  # type: ignore[attr-defined]
-    trainer.objective = none_kept  # type: ignore[assignment]
+    change_credit(trainer, lambda c: dataclasses.replace(c, keep_N=torch.zeros_like(c.keep_N)))
     trainer._one_step()
     for name, value in weights(trainer).items():
         assert torch.equal(value, before[name])
@@ -97,18 +114,34 @@ def test_a_non_finite_gradient_stops_before_the_weights_change(
 ) -> None:
     trainer = trainer_of(run_dir(recipe("opd")))
     before = weights(trainer)
-    objective = trainer.objective
-
-    def infinite(batch: object, step: int) -> Credit:
-        credit = objective(batch, step)  # type: ignore[arg-type]
-        return Credit(credit.advantages_N * math.inf, credit.keep_N)
-
-    infinite.ratio_clip = None  # type: ignore[attr-defined]
-    trainer.objective = infinite  # type: ignore[assignment]
-    with pytest.raises(TrainingFailure, match="gradient norm of step 0"):
+    change_credit(trainer, lambda c: dataclasses.replace(c, advantages_N=c.advantages_N * math.inf))
+    with pytest.raises(TrainingFailure, match=r"gradient norm of step 0 .* kept in .*step-000000"):
         trainer._one_step()
     for name, value in weights(trainer).items():
         assert torch.equal(value, before[name])
+    dump = torch.load(trainer.run.dump(0), weights_only=True)
+    assert dump["step"] == 0 and "gradient norm" in dump["reason"]
+    assert len(dump["rollouts"]) == 6 and dump["rollouts"][0]["response_ids"]
+    tokens = sum(len(r["response_ids"]) for r in dump["rollouts"])
+    assert len(dump["batch"]["teacher_logprobs_N"]) == len(dump["credit"]["keep_N"]) == tokens
+    assert any(not math.isfinite(norm) for norm in dump["grad_norms"].values())
+
+
+def test_a_non_finite_teacher_score_stops_the_step_with_a_dump(
+    recipe: Recipe, run_dir: MakeRun
+) -> None:
+    trainer = trainer_of(run_dir(recipe("reopold")))
+    before = weights(trainer)
+    assert trainer.teacher is not None
+    with torch.no_grad():
+        next(trainer.teacher.model.parameters()).fill_(math.nan)
+    with pytest.raises(TrainingFailure, match=r"not finite.* kept in "):
+        trainer._one_step()
+    for name, value in weights(trainer).items():
+        assert torch.equal(value, before[name])
+    assert trainer.run.metrics() == []
+    dump = torch.load(trainer.run.dump(0), weights_only=True)
+    assert dump["batch"]["teacher_logprobs_N"].isnan().all() and dump["credit"] == {}
 
 
 def test_a_student_taught_by_itself_does_not_move(
@@ -144,7 +177,13 @@ def test_metrics_of_a_step(recipe: Recipe, run_dir: MakeRun) -> None:
         "rollout/length",
         "rollout/truncated_fraction",
         "rollout/sampler_gap",
+        "rollout/repetition",
         "teacher/reward",
+        "teacher/small_reward_fraction",
+        "train/ratio_mean",
+        "train/ratio_std",
+        "train/ratio_min",
+        "train/kl_old",
         "perf/seconds_sample",
         "perf/seconds_score",
         "perf/seconds_update",
@@ -152,6 +191,9 @@ def test_metrics_of_a_step(recipe: Recipe, run_dir: MakeRun) -> None:
         assert math.isfinite(first[name]), name
     assert first["train/ratio_max"] == pytest.approx(1.0, abs=1e-5)  # one update a step: on policy
     assert first["rollout/sampler_gap"] < 1e-5
+    assert [line["step"] for line in read_lines(trainer.run.diagnostics_file)] == [0, 1]
+    tokens = second["tokens"] - first["tokens"]
+    assert sum(read_lines(trainer.run.diagnostics_file)[1]["reward_counts"]) == tokens
 
 
 def test_outcomes_belong_to_their_rollouts(recipe: Recipe, run_dir: MakeRun) -> None:
@@ -218,10 +260,143 @@ def test_learning_rate_by_hand() -> None:
     assert learning_rate(cosine, 6) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
 
 
+def updates(
+    recipe: Recipe, run_dir: MakeRun, name: str, method: str = "opd", **objective: object
+) -> Trainer:
+    """One step of two prompts x 2 samples in two updates, at a rate that moves the policy."""
+    config = recipe(
+        method,
+        sampling=SamplingConfig(prompts_per_step=2, rollouts_per_prompt=2, max_new_tokens=12),
+        optimizer=OptimizerConfig(lr=1e-2),
+        train=TrainConfig(steps=6, updates_per_step=2),
+        objective=ObjectiveConfig(**objective),  # type: ignore[arg-type]
+    )
+    trainer = trainer_of(run_dir(config, name))
+    trainer._one_step()
+    return trainer
+
+
+def test_several_updates_a_step(recipe: Recipe, run_dir: MakeRun) -> None:
+    """The second update is off-policy: its ratio leaves 1, and R may be taken anew."""
+    old = updates(recipe, run_dir, "old")
+    line = old.run.metrics()[-1]
+    assert line["train/ratio_max"] > 1.01 and line["train/kl_old"] > 0.0
+    steps = {float(s["step"]) for s in old.optimizer.state.values()}
+    assert steps == {2.0}
+    current = weights(updates(recipe, run_dir, "current", reward_at="current"))
+    assert any(not torch.equal(value, current[name]) for name, value in weights(old).items())
+    # The mask of the second update is not that of the first: each token counts under its own.
+    masked = updates(
+        recipe, run_dir, "masked", "reopold", reward_at="current", lam=0.45, floor="odds"
+    )
+    line = masked.run.metrics()[-1]
+    assert 0.0 < line["train/kept_fraction"] < 1.0
+    assert all(math.isfinite(value) for key, value in line.items() if key != "phase")
+
+
+def test_the_reward_under_the_policy_of_now(recipe: Recipe, run_dir: MakeRun) -> None:
+    trainer = trainer_of(run_dir(recipe("opd", objective=ObjectiveConfig(reward_at="current"))))
+    prompts = trainer._next_prompts(0)
+    rollouts = trainer._responses(prompts, 0)
+    batch, _ = trainer._signals(prompts, rollouts)
+    with torch.no_grad():
+        next(trainer.model.parameters()).mul_(1.1)
+    now, _ = trainer._signals(prompts, rollouts)
+    credit = trainer.updater._credit_now(rollouts, batch, 0)
+    assert batch.teacher_logprobs_N is not None
+    expected = batch.teacher_logprobs_N - now.student_logprobs_N
+    assert torch.allclose(credit.advantages_N, expected, atol=1e-6)
+    assert not torch.allclose(credit.advantages_N, trainer.objective(batch, 0).advantages_N)
+
+
+def test_the_temperature_of_the_log_probs_reaches_everyone(
+    recipe: Recipe, run_dir: MakeRun
+) -> None:
+    """Student, teacher, sampler and update at 0.7; the ratio stays 1 and the gap 0."""
+    trainer = trainer_of(run_dir(recipe("opd", objective=ObjectiveConfig(logprob_temperature=0.7))))
+    step = trainer._one_step()
+    line = trainer.run.metrics()[-1]
+    assert line["rollout/sampler_gap"] < 1e-5
+    assert line["train/ratio_max"] == pytest.approx(1.0, abs=1e-5)
+    plain = trainer_of(run_dir(recipe("opd"), "plain"))
+    batch, _ = plain._signals(step.prompts, step.rollouts)
+    assert batch.teacher_logprobs_N is not None and step.batch.teacher_logprobs_N is not None
+    gap = (batch.teacher_logprobs_N - step.batch.teacher_logprobs_N).abs().mean()
+    assert gap > 1e-3
+
+
+def test_dynamic_sampling_draws_until_outcomes_are_mixed(recipe: Recipe, run_dir: MakeRun) -> None:
+    """Outcomes by hand: of each draw only the first prompt is mixed, so 2 need two draws."""
+    sampling = SamplingConfig(prompts_per_step=2, rollouts_per_prompt=2, max_new_tokens=12)
+    trainer = trainer_of(run_dir(recipe("dapo", sampling=sampling)))
+    mixed: list[str] = []
+
+    def outcomes(prompts: list[Prompt], rollouts: object) -> torch.Tensor:
+        if len(mixed) < 2:
+            mixed.append(prompts[0].id)
+        return torch.tensor(
+            [x for p in prompts for x in ([1.0, 0.0] if p.id in mixed else [0.0] * 2)]
+        )
+
+    trainer._outcomes = outcomes  # type: ignore[assignment, method-assign]
+    step = trainer._one_step()
+    assert [p.id for p in step.prompts] == mixed
+    line = trainer.run.metrics()[-1]
+    assert line["rollout/discarded_fraction"] == 0.5 and line["samples"] == 4
+    assert line["rollout/informative_fraction"] == 1.0
+    trainer._one_step()  # nothing is mixed: three draws, the step is filled and masked out
+    line = trainer.run.metrics()[-1]
+    assert line["rollout/discarded_fraction"] == pytest.approx(2 / 3)
+    assert line["train/kept_fraction"] == 0.0
+    assert trainer.run.events()[-1]["kind"] == "no_tokens_kept"
+
+
+def test_the_reference_of_exopd(recipe: Recipe, run_dir: MakeRun, suite: Path) -> None:
+    """By default the student as it starts: then R is scaled; else the model that is named."""
+    trainer = trainer_of(run_dir(recipe("exopd")))
+    step = trainer._one_step()
+    batch = step.batch
+    assert batch.reference_logprobs_N is not None and batch.teacher_logprobs_N is not None
+    assert torch.allclose(batch.reference_logprobs_N, batch.student_logprobs_N, atol=1e-6)
+    plain = batch.teacher_logprobs_N - batch.student_logprobs_N
+    assert torch.allclose(step.credit.advantages_N, 1.25 * plain, atol=1e-5)
+    teacher = str(suite / "teacher-init")
+    model = ModelConfig(student=str(suite / "student-init"), teacher=teacher, reference=teacher)
+    other = trainer_of(run_dir(recipe("exopd", model=model), "other"))._one_step()
+    assert other.batch.reference_logprobs_N is not None
+    assert torch.equal(other.batch.reference_logprobs_N, other.batch.teacher_logprobs_N)
+
+
+def test_every_setting_of_a_recipe_reaches_its_objective() -> None:
+    def objective(method: str, **settings: object) -> object:
+        config = RunConfig(
+            name="x",
+            method=method,  # type: ignore[arg-type]
+            seed=9,
+            model=ModelConfig(student="./s", teacher="./t"),
+            data=DataConfig(train="./p"),
+            objective=ObjectiveConfig(**settings),  # type: ignore[arg-type]
+            train=TrainConfig(steps=10),
+        )
+        return build_objective(config)
+
+    found = vars(objective("reopold", lam=0.1, floor="odds", beta=0.4, clip=False, mask="random"))
+    assert found["floor"] == pytest.approx(math.log(0.1 / 0.9))
+    assert (found["beta"], found["clip"], found["mask"]) == (0.4, False, "random")
+    assert (found["seed"], found["switch_step"]) == (9, 5)
+    assert vars(objective("reopold", phases="one"))["switch_step"] == 0
+    assert vars(objective("reopold", switch_step=7))["switch_step"] == 7
+    assert vars(objective("iw_opd", gamma=0.25))["gamma"] == 0.25
+    dapo = vars(objective("dapo", ratio_clip=0.1, ratio_clip_high=0.5, overlong_buffer=6))
+    assert (dapo["ratio_clip"], dapo["overlong_buffer"], dapo["max_length"]) == ((0.1, 0.5), 6, 48)
+    mixed = objective("opd", outcome_weight=0.5)
+    assert vars(mixed)["weight"] == 0.5
+
+
 GOLDEN = REPO / "tests" / "golden" / "losses.json"
 
 
-@pytest.mark.parametrize("method", ["reopold", "opd", "grpo", "sft"])
+@pytest.mark.parametrize("method", get_args(Method))
 def test_golden_losses(method: str, recipe: Recipe, run_dir: MakeRun) -> None:
     """Identical, or explained: a change of these numbers is a change of the method.
 
@@ -232,10 +407,12 @@ def test_golden_losses(method: str, recipe: Recipe, run_dir: MakeRun) -> None:
         sampling=SamplingConfig(prompts_per_step=8, rollouts_per_prompt=4, max_new_tokens=16),
         optimizer=OptimizerConfig(lr=1e-2),
         # a floor that untrained models reach: -0.2
-        objective=ObjectiveConfig(lam=0.45, floor="odds", beta=0.2, switch_fraction=0.5),
+        objective=ObjectiveConfig(
+            lam=0.45, floor="odds", beta=0.2, switch_fraction=0.5, top_k=3, entropy_threshold=2.9
+        ),
     )
     trainer = trainer_of(run_dir(config))
-    if method == "grpo":  # an untrained model is never right: reward an even length instead
+    if method in GROUP_METHODS:  # an untrained model is never right: reward an even length instead
         trainer._outcomes = (  # type: ignore[method-assign]
             lambda prompts, rollouts: torch.tensor(
                 [float(len(r.response_ids) % 2 == 0) for r in rollouts]

@@ -1,0 +1,99 @@
+"""Diagnostics against brute force and cases done by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reopold.diagnostics import (
+    EPS,
+    REWARD_EDGES,
+    ratio_diagnostics,
+    repetition,
+    reward_diagnostics,
+)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_reward_diagnostics_by_brute_force(data: Any) -> None:
+    rewards = data.draw(st.lists(st.floats(-20, 8, width=32), min_size=0, max_size=60))
+    entropy = [data.draw(st.sampled_from([0.0, 0.1, 0.5, 2.0])) for _ in rewards]
+    valid = [data.draw(st.booleans()) for _ in rewards]
+    found = reward_diagnostics(
+        torch.tensor(rewards, dtype=torch.float32),
+        torch.tensor(entropy),
+        torch.tensor(valid, dtype=torch.bool),
+        floor=-1.5,
+    )
+    mine = [(e, i, r) for i, (r, e, v) in enumerate(zip(rewards, entropy, valid, strict=True)) if v]
+    counts = [0] * (len(REWARD_EDGES) + 1)
+    for _, _, reward in mine:
+        counts[sum(reward >= edge for edge in REWARD_EDGES)] += 1
+    assert found["reward_counts"] == counts and found["floor"] == -1.5
+    small = sum(abs(r) < np.float32(EPS) for *_, r in mine) / len(mine) if mine else 0.0
+    assert found["small_fraction"] == pytest.approx(small)
+    json.dumps(found, allow_nan=False)
+    if len(mine) < 10:
+        assert found["abs_reward_by_entropy"] == found["abs_share_by_entropy"] == []
+        return
+    ordered = [abs(r) for *_, r in sorted(mine)]
+    size, extra = divmod(len(ordered), 10)
+    ends = [0]
+    for part in range(10):
+        ends.append(ends[-1] + size + (part < extra))
+    parts = [ordered[a:b] for a, b in pairwise(ends)]
+    assert found["abs_reward_by_entropy"] == pytest.approx([sum(p) / len(p) for p in parts])
+    total = sum(ordered)
+    shares = [sum(p) / total if total else 0.0 for p in parts]
+    assert found["abs_share_by_entropy"] == pytest.approx(shares)
+
+
+def test_the_histogram_has_a_bin_on_either_side() -> None:
+    rewards = torch.tensor([-100.0, -12.0, -0.1, 0.0, 0.3, 4.0])
+    found = reward_diagnostics(rewards, rewards, torch.ones(6, dtype=torch.bool), floor=None)
+    filled = [i for i, count in enumerate(found["reward_counts"]) if count]
+    assert filled == [0, 1, 48, 49, 50, 65] and found["floor"] is None
+
+
+def test_ratios_of_kept_tokens() -> None:
+    new = torch.tensor([-1.0, -2.0, math.nan])
+    old = torch.tensor([-1.0, -2.0 - math.log(2), -1.0])
+    found = ratio_diagnostics(new, old, torch.tensor([True, True, False]))
+    assert found["train/ratio_mean"] == pytest.approx(1.5, rel=1e-6)
+    assert found["train/ratio_std"] == pytest.approx(0.5, rel=1e-6)
+    assert found["train/ratio_min"] == 1.0 and found["train/ratio_max"] == pytest.approx(2.0)
+    assert found["train/kl_old"] == pytest.approx((1 - math.log(2)) / 2, rel=1e-6)
+    none = ratio_diagnostics(new, old, torch.zeros(3, dtype=torch.bool))
+    assert none["train/ratio_mean"] == none["train/ratio_min"] == none["train/ratio_max"] == 1.0
+    assert none["train/ratio_std"] == none["train/kl_old"] == 0.0
+
+
+@settings(max_examples=100)
+@given(
+    responses=st.lists(st.lists(st.integers(0, 3), max_size=14), max_size=6), n=st.integers(1, 4)
+)
+def test_repetition_by_brute_force(responses: list[list[int]], n: int) -> None:
+    shares = []
+    for ids in responses:
+        grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+        if grams:
+            shares.append(1 - len(set(grams)) / len(grams))
+    expected = sum(shares) / len(shares) if shares else 0.0
+    assert repetition(responses, n) == pytest.approx(expected)
+
+
+def test_repetition_by_hand() -> None:
+    assert repetition([[1, 2, 3, 4]]) == 0.0
+    assert repetition([[7] * 8]) == pytest.approx(4 / 5)  # five 4-grams, one of them new
+    assert repetition([[1, 2, 3], []]) == 0.0
+    large = [10_000_000, 151_000, 5, 6]
+    assert repetition([large, large]) == 0.0  # another response's n-grams do not count
