@@ -3,8 +3,13 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What others ship, for `make conformance`: their bounds do not meet ours.
+PEERS_VENV := .venv-conformance
+PEERS_BIN := $(PEERS_VENV)/bin
+PEERS := $(PEERS_VENV)/.installed
 
-.PHONY: help install quickstart test test-slow lint format dashboard benchmarks clean
+.PHONY: help install quickstart test test-slow lint format dashboard benchmarks benchmarks-head
+.PHONY: conformance clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -42,8 +47,21 @@ format: $(STAMP) ## Format and mend what ruff can.
 dashboard: $(STAMP) ## Serve Prefect and MLflow over .reopold/ on loopback.
 	@$(BIN)/reopold dashboard $(ARGS)
 
-benchmarks: $(STAMP) ## Measure speed and memory (on demand; never part of the tests).
+conformance: $(PEERS) ## Compare gradients with those of TRL and miniVERL (an environment of its own).
+	@OMP_NUM_THREADS=1 PYTHONPATH=. $(PEERS_BIN)/python -m pytest -s tests/conformance $(ARGS)
+
+benchmarks-head: $(PEERS) ## Measure head and loss beside TRL's and miniVERL's (about 15 minutes).
+	@PYTHONPATH=. $(PEERS_BIN)/python -m tests.benchmarks.head $(ARGS)
+
+$(PEERS): tests/conformance/requirements.txt
+	@test -x $(PEERS_BIN)/python || $(PYTHON) -m venv $(PEERS_VENV)
+	@echo "installing what is compared with into $(PEERS_VENV) (2 to 4 minutes the first time)"
+	@$(PEERS_BIN)/python -m pip install -q --disable-pip-version-check -r $< 2> $(PEERS_VENV)/install.log || \
+	  { cat $(PEERS_VENV)/install.log >&2; exit 1; }
+	@touch $@
+
+benchmarks: $(STAMP) benchmarks-head ## Measure speed and memory (on demand; never part of the tests).
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 clean: ## Remove the environment and all state.
-	rm -rf $(VENV) .reopold
+	rm -rf $(VENV) $(PEERS_VENV) .reopold
