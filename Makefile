@@ -50,7 +50,7 @@ dashboard: $(STAMP) ## Serve Prefect and MLflow over .reopold/ on loopback.
 conformance: $(PEERS) ## Compare gradients with those of TRL and miniVERL (an environment of its own).
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(PEERS_BIN)/python -m pytest -s tests/conformance $(ARGS)
 
-benchmarks-head: $(PEERS) ## Measure head and loss beside TRL's and miniVERL's (about 15 minutes).
+benchmarks-head: $(PEERS) ## Measure head and loss beside TRL's and miniVERL's (about 12 minutes).
 	@PYTHONPATH=. $(PEERS_BIN)/python -m tests.benchmarks.head $(ARGS)
 
 $(PEERS): tests/conformance/requirements.txt

@@ -38,6 +38,9 @@ class Objective(Protocol):
     """Signals it reads beyond the student's own scores."""
     floor: float | None
     """Reward floor in nats, for the diagnostics; None where the method has none."""
+    sequence_mean: bool
+    """Whether the loss is a mean over sequences, its advantages scaled for the step's kept tokens:
+    an update on some of the sequences is then normalised by its share of them."""
 
     def __call__(self, batch: TokenBatch, step: int) -> Credit:
         """Credit of every token at optimiser step `step`, counted from 0."""
@@ -50,6 +53,7 @@ class _Base:
     ratio_clip: RatioClip | None = None
     needs = Needs()
     floor: float | None = None
+    sequence_mean = False
 
 
 class Reopold(_Base):
@@ -278,6 +282,7 @@ class Grpo(_Base):
     """
 
     needs = Needs(outcome=True)
+    sequence_mean = True
 
     def __init__(self, *, ratio_clip: float = 0.2) -> None:
         self.ratio_clip = (ratio_clip, ratio_clip)
@@ -297,6 +302,7 @@ class DrGrpo(_Base):
     """
 
     needs = Needs(outcome=True)
+    sequence_mean = True
 
     def __init__(self, *, max_length: int, ratio_clip: float = 0.2) -> None:
         if max_length < 1:

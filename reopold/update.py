@@ -114,6 +114,10 @@ class Updater:
                 "no_tokens_kept", k, "the mask kept no token: nothing was changed in this update"
             )
             return None
+        if self.objective.sequence_mean:
+            counts = torch.tensor([len(part), len(rollouts)], device=self.model.device)
+            mine, every = all_sum(counts)
+            kept = all_sum(credit.keep_N.sum()) * (mine / every)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(rollouts, part, batch, credit, kept, logprobs_N)
         norm = float(
@@ -137,7 +141,7 @@ class Updater:
         part: range,
         batch: TokenBatch,
         credit: Credit,
-        kept: Tensor,
+        normaliser: Tensor,
         logprobs_N: Tensor,
     ) -> float:
         """Add up the gradient of some sequences, micro-batch by micro-batch; returns their loss.
@@ -156,7 +160,7 @@ class Updater:
                 micro.targets_N,
                 old_N,
                 credit.at(index_N),
-                normaliser=kept,
+                normaliser=normaliser,
                 ratio_clip=self.objective.ratio_clip,
                 **head.settings(),
             )

@@ -1,6 +1,6 @@
 """Forward and backward of output head and loss, beside what others ship.
 
-`make benchmarks-head` (a quiet machine, about 15 minutes): 1,024 tokens, 151,936 ids, float32,
+`make benchmarks-head` (a quiet machine, about 12 minutes): 1,024 tokens, 151,936 ids, float32,
 beside TRL's IWOPDTrainer, TRL's fused head with entropy (GRPOTrainer), miniVERL's chunked K1 and
 the bare matrix products. CPU seconds are medians of interleaved repetitions in one process; peak
 memory is that of a fresh process each, above what it held with its inputs made. Kept in
@@ -303,7 +303,7 @@ def seconds_of(row: dict[str, float]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.head", description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 1536])
     parser.add_argument("--one", choices=list(CONTENDERS), help="memory of one, in this process")

@@ -50,6 +50,7 @@ def change_credit(trainer: Trainer, change: Callable[[Credit], Credit]) -> None:
 
     class Changed:
         ratio_clip, needs, floor = inner.ratio_clip, inner.needs, inner.floor
+        sequence_mean = inner.sequence_mean
 
         def __call__(self, batch: TokenBatch, step: int) -> Credit:
             return change(inner(batch, step))
@@ -292,6 +293,41 @@ def test_several_updates_a_step(recipe: Recipe, run_dir: MakeRun) -> None:
     line = masked.run.metrics()[-1]
     assert 0.0 < line["train/kept_fraction"] < 1.0
     assert all(math.isfinite(value) for key, value in line.items() if key != "phase")
+
+
+@pytest.mark.parametrize("method", ["grpo", "dr_grpo", "dapo", "opd"])
+def test_an_update_is_the_step_of_its_own_prompts(
+    method: str, recipe: Recipe, run_dir: MakeRun
+) -> None:
+    """The gradient of the first of two updates is that of a step of these sequences alone, though
+    the objective has seen all of them: lengths of the two halves differ, the shares must not."""
+    sampling = SamplingConfig(prompts_per_step=2, rollouts_per_prompt=2, max_new_tokens=12)
+    train = TrainConfig(steps=6, updates_per_step=2)
+    trainer = trainer_of(run_dir(recipe(method, sampling=sampling, train=train)))
+    prompts = trainer._next_prompts(0)
+    rollouts = trainer._responses(prompts, 0)
+    short = [
+        dataclasses.replace(r, response_ids=r.response_ids[:3], logprobs=r.logprobs[:3])
+        for r in rollouts[:2]
+    ]
+    rollouts = [*short, *rollouts[2:]]
+    outcomes = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    gradients = []
+
+    def keep_gradient() -> None:
+        gradients.append([p.grad.clone() for p in trainer.model.parameters() if p.grad is not None])
+
+    trainer.optimizer.step = keep_gradient  # type: ignore[method-assign, assignment]
+    trainer.config.optimizer.__dict__["grad_clip"] = 1e9
+    for chosen in (slice(0, 4), slice(0, 2)):
+        batch, _ = trainer._signals(prompts[: len(rollouts[chosen]) // 2], rollouts[chosen])
+        batch = dataclasses.replace(batch, reward_S=outcomes[chosen])
+        trainer.updater(rollouts[chosen], batch, trainer.objective(batch, 0), 0)
+        if chosen.stop == 4:  # the second call makes one update of all it is given
+            trainer.config.train.__dict__["updates_per_step"] = 1
+    first, _, alone = gradients
+    for a, b in zip(first, alone, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
 
 
 def test_the_reward_under_the_policy_of_now(recipe: Recipe, run_dir: MakeRun) -> None:
