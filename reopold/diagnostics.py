@@ -16,6 +16,9 @@ from torch import Tensor
 REWARD_EDGES: tuple[float, ...] = tuple(-12.0 + 0.25 * i for i in range(65))
 #: Below this |R| in nats a token teaches next to nothing.
 EPS = 1e-2
+#: Log-ratios, nats, are cut here before the exponential: even squared it is finite in float64, so
+#: that a broken update still gives numbers that JSON can hold.
+LOG_RATIO_LIMIT = 300.0
 #: Equal parts that the tokens are cut into by their entropy.
 ENTROPY_PARTS = 10
 
@@ -25,12 +28,18 @@ def reward_diagnostics(
 ) -> dict[str, Any]:
     """One line of `diagnostics.jsonl`: how R is distributed over the valid tokens.
 
+    Args:
+        rewards_N: float, R in nats, finite at valid tokens (`token_rewards` refuses others).
+        entropy_N: float, entropy of the student's distribution, nats.
+        valid_N: bool; rewards and entropies at other positions may be anything.
+        floor: the method's reward floor in nats, None where it has none.
+
     Returns:
-        `floor` (nats or None); `reward_counts`, tokens in the bins of :data:`REWARD_EDGES` with one
-        more at either end for what lies outside; `small_fraction`, share with |R| < :data:`EPS`;
-        `abs_reward_by_entropy`, mean |R| of each tenth of the tokens from lowest entropy to highest
-        (ties by position), and `abs_share_by_entropy`, its share of the total |R|. The lists by
-        entropy are empty where there are fewer tokens than parts.
+        `floor` (nats or None); `reward_counts`, tokens in the bins of :data:`REWARD_EDGES` (a bin
+        holds its lower edge) with one more at either end for what lies outside; `small_fraction`,
+        share with |R| < :data:`EPS`; `abs_reward_by_entropy`, mean |R| of each tenth of the tokens
+        from lowest entropy to highest (ties by position), and `abs_share_by_entropy`, its share of
+        the total |R|. The lists by entropy are empty where there are fewer tokens than parts.
     """
     rewards = rewards_N[valid_N].float()
     edges = torch.tensor(REWARD_EDGES, device=rewards.device)
@@ -62,9 +71,11 @@ def ratio_diagnostics(
     """The importance ratio pi_theta / pi_old over the kept tokens.
 
     `train/kl_old` is the k3 estimate of KL(pi_old, pi_theta): the mean of `rho - 1 - log rho`.
-    Log-probs at dropped positions may be anything.
+    Log-probs (float, nats) at dropped positions may be anything. Where nothing is kept, the ratio
+    is 1 and the KL 0.
     """
     difference = (logprobs_N[keep_N] - old_logprobs_N[keep_N]).double()
+    difference = difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     if difference.numel() == 0:
         difference = difference.new_zeros(1)
     ratio = difference.exp()
@@ -80,7 +91,8 @@ def ratio_diagnostics(
 def repetition(response_ids: Sequence[Sequence[int]], n: int = 4) -> float:
     """Share of a response's n-grams that occurred in it before, mean over responses that have any.
 
-    Exact: an n-gram is numbered by the number of its first n - 1 tokens and its last token.
+    Exact: an n-gram is numbered by the number of its first n - 1 tokens and its last token, and the
+    numbers are made dense after every token, so they neither collide nor outgrow int64.
     """
     lengths = torch.tensor([len(ids) for ids in response_ids], dtype=torch.int64)
     tokens = torch.tensor(list(chain.from_iterable(response_ids)), dtype=torch.int64)

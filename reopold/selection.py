@@ -32,8 +32,13 @@ def top_fraction(values_N: Tensor, valid_N: Tensor, fraction: float) -> Tensor:
     refuses more than 2^24 elements.
 
     Args:
-        values_N: any float dtype; values at invalid positions do not matter.
-        fraction: in (0, 1].
+        values_N: any float dtype, the same on all ranks; infinities are values like others, and
+            those at invalid positions do not matter.
+        valid_N: bool, the tokens to choose among; a rank may have none.
+        fraction: in (0, 1], the same on all ranks.
+
+    Returns:
+        bool [N]; all False where no rank has a valid token.
 
     Raises:
         ValueError: the fraction is out of range.
