@@ -54,7 +54,14 @@ def check_same_tokenizer(student: str, teacher: str) -> None:
 
 
 def render(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of a chat up to where the assistant's answer begins."""
+    """Token ids of a chat up to where the assistant's answer begins.
+
+    Raises:
+        ConfigError: the tokenizer does not know a part of it.
+    """
     encoded = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)
     ids: list[int] = encoded["input_ids"]
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        text = " ".join(message["content"] for message in messages)
+        raise ConfigError(f"the tokenizer does not know some of the prompt {text[:200]!r}")
     return ids

@@ -8,14 +8,15 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 MAX_POSITIONS = 128
+#: vLLM's CPU attention has no kernel for narrower heads.
+HEAD_DIM = 32
 
 
 def build_model(
     tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int, seed: int
 ) -> Qwen3ForCausalLM:
     """An untrained Qwen3 of `width` hidden units and `layers` layers, float32."""
-    head_dim = 16 if width % 16 == 0 else 8
-    heads = width // head_dim
+    heads = width // (16 if width % 16 == 0 else 8)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -23,7 +24,7 @@ def build_model(
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2 if heads % 2 == 0 else heads,
-        head_dim=head_dim,
+        head_dim=HEAD_DIM,
         max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=True,
         initializer_range=0.05,
