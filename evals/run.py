@@ -16,8 +16,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evals.benchmarks import Benchmark, find
 from evals.benchmarks.problems import Problems, load_problems
@@ -39,7 +40,10 @@ from reopold.run_dir import RunDir
 
 if TYPE_CHECKING:
     from evals.harness.task import Question
-    from reopold.engines.hf import HFEngine
+    from reopold.engines.base import Engine
+
+#: Share of a GPU's memory for vLLM, which has it to itself while it evaluates.
+EVALUATION_MEMORY = 0.85
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,13 @@ def _evaluate(checkpoint: Path, evaluation: Evaluation, output: Path, step: int 
     load_engine = _engine_loader(evaluation)
     settings, problems = evaluation.settings, evaluation.problems
     started = time.perf_counter()
-    engine = load_engine(checkpoint)
-    questions = run_benchmark(
-        evaluation.benchmark, problems.records, settings, engine, engine.tokenizer
-    )
+    engine, tokenizer = load_engine(checkpoint)
+    try:
+        questions = run_benchmark(
+            evaluation.benchmark, problems.records, settings, engine, tokenizer
+        )
+    finally:
+        engine.close()
     rows = sample_rows(questions)
     scores = score(questions, settings.samples)
     results = Results(
@@ -206,8 +213,10 @@ def _identity(checkpoint: Path) -> tuple[str, int]:
         raise ConfigError(f"{marker} is damaged") from error
 
 
-def _engine_loader(evaluation: Evaluation) -> Callable[[Path], HFEngine]:
+def _engine_loader(evaluation: Evaluation) -> Callable[[Path], tuple[Engine, Any]]:
     """Import the engine and settle its device; what remains is to load a checkpoint."""
+    if evaluation.settings.engine == "vllm":
+        return partial(_vllm_engine, dtype=evaluation.dtype)
     import torch
 
     from reopold.engines.hf import HFEngine
@@ -220,14 +229,32 @@ def _engine_loader(evaluation: Evaluation) -> Callable[[Path], HFEngine]:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def load(checkpoint: Path) -> HFEngine:
+    def load(checkpoint: Path) -> tuple[Engine, Any]:
         try:
-            return HFEngine.load(str(checkpoint), dtype=evaluation.dtype, device=device)
+            engine = HFEngine.load(str(checkpoint), dtype=evaluation.dtype, device=device)
+            return engine, engine.tokenizer
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"checkpoint {checkpoint} cannot be loaded: {reason}") from error
 
     return load
+
+
+def _vllm_engine(checkpoint: Path, dtype: str) -> tuple[Engine, Any]:
+    """vLLM in a child process, which ends before the next checkpoint's begins."""
+    from reopold.data.tokenizers import load_tokenizer
+    from reopold.engines.vllm import VLLMEngine
+
+    tokenizer = load_tokenizer(str(checkpoint))
+    engine = VLLMEngine(
+        checkpoint,
+        eos=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer),
+        dtype=dtype,
+        memory_fraction=EVALUATION_MEMORY,
+        own_process=True,
+    )
+    return engine, tokenizer
 
 
 def evaluate_run(run: RunDir, steps: Sequence[int] | None = None) -> list[Results]:

@@ -70,8 +70,8 @@ class ModelConfig(Strict):
     """exopd: the model that the teacher's reward is measured against; by default the student as it
     starts. The teacher's own base model is the other usual choice."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Weights of the teacher, and of the student when it is evaluated. The student trains in
-    float32: AdamW at lr 1e-6 would leave bfloat16 weights where they are."""
+    """Weights of the teacher, and of the student when vLLM samples or it is evaluated. The student
+    trains in float32: AdamW at lr 1e-6 would leave bfloat16 weights where they are."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the first GPU that is visible, else the CPU."""
 
@@ -79,10 +79,83 @@ class ModelConfig(Strict):
 class DataConfig(Strict):
     train: str
     """JSONL prompts, a path starting with `.`, `/` or `~`; a line is
-    `{"id", "prompt": [chat messages], "answer", "completion"?}`."""
+    `{"id", "prompt": [chat messages], "answer", "completion"?, "source"?}`."""
     reward: Literal["final_answer", "none"] = "final_answer"
     """Outcome reward of a rollout: 1 if its final answer equals `answer`. grpo, dr_grpo and dapo
     learn from it, and any distillation method with objective.outcome_weight; the rest log it."""
+
+
+class ServingConfig(Strict):
+    """Where a model runs that is asked for tokens or for scores."""
+
+    kind: Literal["hf", "vllm", "server"] = "hf"
+    """`hf`: plain transformers in the trainer's process. `vllm`: vLLM in the trainer's process.
+    `server`: vLLM servers, those at `urls` or else `replicas` of them that are started."""
+    urls: list[str] = []
+    """server: addresses such as `http://host:8000`, all of the same model. A student's servers need
+    REOPOLD's worker (docs/engines.md); a teacher may be any OpenAI-compatible server that returns
+    prompt log-probs."""
+    replicas: int = Field(1, ge=1)
+    """server, without `urls`: servers to start. They end with the trainer, however it ends."""
+    python: str = ""
+    """server, without `urls`: interpreter that has vLLM; empty takes the trainer's own."""
+    gpus: list[int] = []
+    """server, without `urls`: the GPU of each replica; empty leaves them what the trainer sees."""
+    memory_fraction: float = Field(0.4, gt=0.0, le=0.95)
+    """vllm, server: share of a GPU's memory for weights and cache."""
+    max_length: int = Field(0, ge=0)
+    """vllm, server: longest prompt and response; 0 takes the model's own limit."""
+    concurrency: int = Field(64, ge=1)
+    """server: requests under way at once."""
+    timeout_seconds: float = Field(600.0, gt=0.0)
+    """server: a request that takes longer is tried again."""
+    retries: int = Field(4, ge=0)
+    """server: further attempts, each after twice the pause, before the step fails."""
+
+    @model_validator(mode="after")
+    def _servers_only(self) -> Self:
+        if self.kind != "server" and (self.urls or self.gpus or self.replicas > 1):
+            raise ValueError(f"urls, gpus and replicas are for kind 'server', not '{self.kind}'")
+        if self.gpus and len(self.gpus) != self.replicas:
+            raise ValueError(f"gpus must name one GPU for each of {self.replicas} replicas")
+        return self
+
+
+class EngineConfig(ServingConfig):
+    """What samples. The student's weights are handed to it after every step."""
+
+    gap_warn: float = Field(0.05, gt=0.0)
+    """Mean |log-prob of trainer - log-prob of sampler| in nats above which a step is an event."""
+    gap_stop: float = Field(0.5, gt=0.0)
+    """The same, above which the run ends: sampler and trainer are not the same model."""
+
+    @model_validator(mode="after")
+    def _warn_before_stop(self) -> Self:
+        if self.gap_stop < self.gap_warn:
+            raise ValueError("gap_stop must not be below gap_warn")
+        return self
+
+
+class TeacherConfig(ServingConfig):
+    """What scores the student's samples with the teacher's weights."""
+
+    served_name: str = ""
+    """server with `urls`: the name the model is served under; empty takes the only one."""
+    interface: Literal["prompt_logprobs", "token_ids", "echo"] = "prompt_logprobs"
+    """server: vLLM's `prompt_logprobs`; `token_ids`, its `prompt_logprob_token_ids`, which holds no
+    row of the vocabulary in memory (needs vLLM's V2 model runner); or `echo` with `logprobs`, as
+    OpenAI's completions had it. Only the first also returns top_k ids."""
+    overlap: bool = True
+    """vllm, server: score finished rollouts while the rest are sampled."""
+
+
+class SourceTeacher(TeacherConfig):
+    """A teacher for the prompts of some sources; all others go to `model.teacher`."""
+
+    sources: list[str] = Field(min_length=1)
+    """Values of a prompt's `source`."""
+    model: str = Field(min_length=1)
+    """Checkpoint, of the student's tokenizer."""
 
 
 class SamplingConfig(Strict):
@@ -127,6 +200,11 @@ class ObjectiveConfig(Strict):
     logprob_temperature: float = Field(1.0, gt=0.0, le=2.0)
     """Log-probs and entropies of student and teacher are those of logits / this. 1 is the method's
     setting; sampling.temperature is the other choice met in the wild."""
+    sampler_weights: Literal["none", "token", "sequence"] = "none"
+    """Weighs a token's advantage by min(pi_old / sampler, sampler_weight_cap), of the token or of
+    its whole sequence: truncated importance sampling, for engines that differ from the trainer."""
+    sampler_weight_cap: float = Field(2.0, ge=1.0)
+    """Largest such weight."""
     outcome_weight: float = Field(0.0, ge=0.0)
     """Distillation: adds this many group-normalised outcome advantages to the token's reward."""
     reward_scale: float = Field(1.25, gt=0.0)
@@ -197,6 +275,9 @@ class TrainConfig(Strict):
     more, the importance ratio leaves 1."""
     micro_batch: int = Field(128, ge=1)
     """Sequences a forward-backward pass. The gradient does not depend on it, memory does."""
+    keep_activations: bool = False
+    """Keep the student's activations from scoring to the update: one forward pass less, and the
+    memory of the whole step instead of one micro-batch. For small models."""
     keep_rollouts: int = Field(8, ge=0)
     """Rollouts written to `rollouts/` at every checkpoint, to read with one's own eyes."""
     threads: int = Field(1, ge=1)
@@ -217,6 +298,8 @@ class EvaluationConfig(Strict):
     """Sequences sampled together. The score does not depend on it beyond float noise."""
     seed: int = Field(1234, ge=0)
     """Seed of the evaluation's samples, the same for every method and checkpoint."""
+    engine: Literal["hf", "vllm"] = "hf"
+    """What samples: plain transformers, or vLLM in the evaluation's process."""
 
 
 class RunConfig(Strict):
@@ -230,6 +313,10 @@ class RunConfig(Strict):
     model: ModelConfig
     data: DataConfig
     sampling: SamplingConfig = SamplingConfig()
+    engine: EngineConfig = EngineConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    teachers: list[SourceTeacher] = []
+    """Further teachers, by the source of a prompt."""
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
@@ -265,11 +352,54 @@ class RunConfig(Strict):
                 f"objective.switch_step ({objective.switch_step}) lies beyond the last of "
                 f"{self.train.steps} steps; use -1 for switch_fraction"
             )
+        if self.train.keep_activations and self.train.updates_per_step > 1:
+            raise ValueError(
+                "train.keep_activations is for one update a step: the second would be of old ones"
+            )
         if self.train.updates_per_step > self.sampling.prompts_per_step:
             raise ValueError(
                 f"train.updates_per_step ({self.train.updates_per_step}) splits a step by prompts: "
                 f"at most prompts_per_step ({self.sampling.prompts_per_step})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _served_models_can_do_it(self) -> Self:
+        """What vLLM does not return is refused here, not found out at the first step."""
+        temperatures = (1.0, self.sampling.temperature)
+        if self.engine.kind != "hf" and self.objective.logprob_temperature not in temperatures:
+            raise ValueError(
+                f"engine.kind '{self.engine.kind}' gives log-probs at temperature 1 or at "
+                "sampling.temperature: set objective.logprob_temperature to one of them"
+            )
+        if self.method == "gkd" and self.objective.sampler_weights != "none":
+            raise ValueError("objective.sampler_weights weighs advantages: gkd has none")
+        if self.method not in DISTILLATION_METHODS:
+            return self
+        served = [t for t in (self.teacher, *self.teachers) if t.kind != "hf"]
+        if served and self.objective.logprob_temperature != 1.0:
+            raise ValueError(
+                "a served teacher scores prompts at temperature 1 whatever it is asked for "
+                "(verl PR 5592): set objective.logprob_temperature to 1, or teacher.kind to 'hf'"
+            )
+        whole = self.method == "gkd" and self.objective.support == "full"
+        if served and (whole or self.method == "entropy_opd"):
+            what = "whole distribution" if whole else "entropy"
+            raise ValueError(
+                f"method '{self.method}' needs the teacher's {what} at every token, which a server "
+                "does not return: set teacher.kind to 'hf'"
+            )
+        top_k = self.method in ("gkd", "trust_region")
+        if top_k and any(t.interface != "prompt_logprobs" for t in served):
+            raise ValueError(
+                f"method '{self.method}' compares top_k ids of the teacher: set teacher.interface "
+                "to 'prompt_logprobs'"
+            )
+        if self.teachers and whole:
+            raise ValueError("gkd over the whole vocabulary takes one teacher: remove `teachers`")
+        sources = [source for teacher in self.teachers for source in teacher.sources]
+        if len(set(sources)) != len(sources):
+            raise ValueError("each source may be listed with one of `teachers` only")
         return self
 
     @property
@@ -314,6 +444,7 @@ class RunConfig(Strict):
             return section.model_copy(update=local)
 
         update = {
+            "teachers": [changed(teacher, "model") for teacher in self.teachers],
             "model": changed(self.model, "student", "teacher", "reference"),
             "data": changed(self.data, "train"),
             "evaluation": changed(self.evaluation, "data"),
@@ -353,6 +484,8 @@ class StudyConfig(Strict):
     """Method whose final score is the target of the sample-efficiency comparison."""
     micro: MicroConfig = MicroConfig()
     sampling: SamplingConfig = SamplingConfig()
+    engine: EngineConfig = EngineConfig()
+    teacher: TeacherConfig = TeacherConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()

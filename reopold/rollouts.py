@@ -28,7 +28,9 @@ class Rollout:
     :attr:`SamplingParams.logprob_temperature`."""
     finish_reason: FinishReason
     weight_version: int = 0
-    """Completed optimiser steps of the weights that sampled this."""
+    """Completed optimiser steps of the weights that sampled this, as the engine read them back."""
+    source: str = ""
+    """Where the prompt comes from; it decides which of several teachers scores this."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class TokenBatch:
         current_logprobs_N: float32, log pi_theta before this update, where a step has several;
             None where it equals pi_old.
         reference_logprobs_N: float32, log of the reference model's probability (exopd).
+        sampler_logprobs_N: float32, the engine's own log-prob of what it sampled.
         teacher_entropy_N: float32, entropy of the teacher at that position, nats.
         teacher_distribution: more of the teacher than the sampled token's log-prob, for the methods
             that learn from a divergence.
@@ -89,6 +92,7 @@ class TokenBatch:
     group_S: Tensor | None = None
     current_logprobs_N: Tensor | None = None
     reference_logprobs_N: Tensor | None = None
+    sampler_logprobs_N: Tensor | None = None
     teacher_entropy_N: Tensor | None = None
     teacher_distribution: TopK | Vocabulary | None = None
 

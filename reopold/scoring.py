@@ -20,6 +20,10 @@ from reopold.divergences import TopK, Vocabulary
 from reopold.logprobs import Head, token_logprobs_and_entropy, top_logprobs, upcast
 from reopold.rollouts import Rollout
 
+#: Share of a micro-batch's length that its shortest sequence may be padded by, and the sequences
+#: that are worth a pass of their own.
+PADDING, FEWEST = 0.2, 12
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -37,16 +41,23 @@ class MicroBatch:
 def micro_batches(
     rollouts: Sequence[Rollout], size: int, device: torch.device | str
 ) -> Iterator[MicroBatch]:
-    """Cut rollouts into micro-batches of `size` sequences, longest together to save padding."""
-    lengths = torch.tensor([len(r.response_ids) for r in rollouts])
-    starts = lengths.cumsum(0) - lengths
-    order = sorted(
-        range(len(rollouts)),
-        key=lambda i: -len(rollouts[i].prompt_ids) - len(rollouts[i].response_ids),
-    )
-    for first in range(0, len(order), size):
-        chosen = order[first : first + size]
-        yield _pad([rollouts[i] for i in chosen], [int(starts[i]) for i in chosen], device)
+    """Cut rollouts into micro-batches of `size` sequences at most, longest together.
+
+    A batch ends early where the next sequence would be padded by more than :data:`PADDING` of its
+    batch's length, so that a large `size` costs no time.
+    """
+    lengths = [len(r.prompt_ids) + len(r.response_ids) for r in rollouts]
+    responses = torch.tensor([len(r.response_ids) for r in rollouts])
+    starts = responses.cumsum(0) - responses
+    chosen: list[int] = []
+    for i in sorted(range(len(rollouts)), key=lambda i: -lengths[i]):
+        short = chosen and lengths[i] < (1.0 - PADDING) * lengths[chosen[0]]
+        if len(chosen) == size or (short and len(chosen) >= FEWEST):
+            yield _pad([rollouts[j] for j in chosen], [int(starts[j]) for j in chosen], device)
+            chosen = []
+        chosen.append(i)
+    if chosen:
+        yield _pad([rollouts[j] for j in chosen], [int(starts[j]) for j in chosen], device)
 
 
 def _pad(
@@ -74,22 +85,15 @@ def _pad(
     return MicroBatch(input_ids.to(device), *flat)
 
 
-def score_micro_batch(
-    model: PreTrainedModel, batch: MicroBatch, head: Head
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states that predict the micro-batch's tokens, and their log-probs and entropies."""
-    hidden_ND = token_hidden(model, batch)
-    logprobs_N, entropy_N = token_logprobs_and_entropy(
-        hidden_ND, head.weight_VD, batch.targets_N, **head.settings()
-    )
-    return hidden_ND, logprobs_N, entropy_N
-
-
 def token_hidden(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     """Last hidden states [N, D] of the positions that predict the micro-batch's tokens."""
     hidden_BLD = model.base_model(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
     hidden_ND: Tensor = hidden_BLD[batch.row_N, batch.position_N]
     return hidden_ND
+
+
+#: Micro-batches of a step with the hidden states that predict their tokens.
+Forward = list[tuple[MicroBatch, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,18 @@ class Scores:
 
     logprobs_N: Tensor
     """At least float32, nats."""
-    entropy_N: Tensor
+    entropy_N: Tensor | None
+    """None from a server, which returns no entropies."""
     distribution: TopK | Vocabulary | None = None
     """More than the sampled token's log-prob, where it was asked for."""
+
+    def to(self, device: torch.device | str) -> Scores:
+        """The same on `device`: a server's scores come in on the CPU."""
+        entropy_N = None if self.entropy_N is None else self.entropy_N.to(device)
+        top = self.distribution
+        if isinstance(top, TopK):
+            top = TopK(top.ids_NK.to(device), top.logprobs_NK.to(device))
+        return Scores(self.logprobs_N.to(device), entropy_N, top)
 
 
 @torch.no_grad()
@@ -112,6 +125,7 @@ def score(
     micro_batch: int,
     top_k: int = 0,
     vocabulary: bool = False,
+    forward: Forward | None = None,
 ) -> Scores:
     """Log-prob and entropy of every response token under `model`.
 
@@ -119,6 +133,8 @@ def score(
         head: of the same model, with the real vocabulary and the temperature of the log-probs.
         top_k: also the log-probs of this many likeliest ids at each position.
         vocabulary: also the whole distribution, kept as hidden states: N x D of them.
+        forward: is filled with the micro-batches and their hidden states, with their graphs, for
+            an update that would otherwise compute them again.
     """
     total = sum(len(r.response_ids) for r in rollouts)
     dtype = torch.promote_types(model.dtype, torch.float32)
@@ -126,8 +142,12 @@ def score(
     entropy_N = logprobs_N.clone()
     more: TopK | Vocabulary | None = None
     for batch in micro_batches(rollouts, micro_batch, model.device):
-        hidden_ND, logprobs_N[batch.index_N], entropy_N[batch.index_N] = score_micro_batch(
-            model, batch, head
+        with torch.set_grad_enabled(forward is not None):
+            hidden_ND = token_hidden(model, batch)
+        if forward is not None:
+            forward.append((batch, hidden_ND))
+        logprobs_N[batch.index_N], entropy_N[batch.index_N] = token_logprobs_and_entropy(
+            hidden_ND, head.weight_VD, batch.targets_N, **head.settings()
         )
         if vocabulary:
             more = more or Vocabulary(hidden_ND.new_empty(total, hidden_ND.shape[1]), head)

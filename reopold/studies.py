@@ -15,6 +15,7 @@ from reopold.config import (
     RunConfig,
     SamplingConfig,
     StudyConfig,
+    TeacherConfig,
     TrainConfig,
 )
 from reopold.run_dir import RunDir
@@ -72,6 +73,8 @@ def plan_run(study: StudyConfig, study_dir: Path, method: Method, seed: int) -> 
         ),
         data=DataConfig(train=_path(micro_folder(study_dir) / "train.jsonl")),
         sampling=study.sampling,
+        engine=study.engine,
+        teacher=study.teacher if needs_teacher else TeacherConfig(),
         objective=study.objective,
         optimizer=study.optimizer,
         train=study.train,

@@ -18,12 +18,16 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from reopold.config import ConfigError, RunConfig
 from reopold.data.tokenizers import check_same_tokenizer
 from reopold.parent import watch_parent
 from reopold.provenance import check_parents, git_commit, hardware, versions
 from reopold.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from reopold.trainer import Trainer
 
 EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 3
 
@@ -62,7 +66,8 @@ def _train(run: RunDir, config: RunConfig, until: int) -> int:
         return 0
     parents = check_parents(run, config)
     if "teacher" in parents:
-        check_same_tokenizer(config.model.student, config.model.teacher)
+        for path in (config.model.teacher, *(teacher.model for teacher in config.teachers)):
+            check_same_tokenizer(config.model.student, path)
     stop = StopRequest()
     started = time.time()
     device = pick_device(config)
@@ -97,17 +102,27 @@ def _run_trainer(
     torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
-    trainer = Trainer(run, config, device)
+    trainer = Trainer(run, config, device, lambda: stop.requested)
+    try:
+        return _run_steps(run, config, until, resume_step, trainer)
+    finally:
+        trainer.close()
+
+
+def _run_steps(
+    run: RunDir, config: RunConfig, until: int, resume_step: int, trainer: Trainer
+) -> str:
+    device, stop = trainer.device, trainer.should_stop
     run.cut_back(resume_step)
     run.event("resume" if resume_step else "start", resume_step, f"on {device}, until step {until}")
     print(
         f"{config.name}: {config.method} from step {resume_step} to {until} on {device}", flush=True
     )
-    trainer.train(until, lambda: stop.requested)
+    trainer.train(until)
     if trainer.steps_done == config.train.steps:
         run.event("finish", trainer.steps_done, "all steps are done")
         return "finished"
-    reason = "a stop was asked for" if stop.requested else "the stage is done"
+    reason = "a stop was asked for" if stop() else "the stage is done"
     run.event("stop", trainer.steps_done, f"{reason} after {trainer.steps_done} steps")
     return "stopped"
 

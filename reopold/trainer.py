@@ -5,6 +5,7 @@ Axes: N response tokens of the step, flattened over its rollouts; S sequences.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import shutil
@@ -22,14 +23,19 @@ from reopold.data.answers import answer_reward
 from reopold.data.prompts import Prompt, batch_indices, load_prompts
 from reopold.data.tokenizers import load_tokenizer, render
 from reopold.diagnostics import repetition, reward_diagnostics
+from reopold.engines.base import SEED_LIMIT
+from reopold.engines.build import build_engine
+from reopold.engines.handover import hand_over
 from reopold.engines.hf import HFEngine, load_model
 from reopold.objectives import OBJECTIVES, Objective, build
 from reopold.rewards import MissingScore
 from reopold.rollouts import Credit, Rollout, SamplingParams, TokenBatch
 from reopold.run_dir import RunDir, append_line
-from reopold.scoring import score
+from reopold.sampler_gap import gap_metrics
+from reopold.scoring import Scores
 from reopold.step_records import Step, describe_rollout, dump_step
-from reopold.teachers.local import LocalTeacher
+from reopold.teachers.build import build_teacher, load_local
+from reopold.teachers.routing import ScoringAhead
 from reopold.update import Metrics, NonFinite, Updater
 
 
@@ -37,10 +43,21 @@ class TrainingFailure(RuntimeError):
     """A step produced something no later step can mend (a non-finite gradient, say)."""
 
 
+class SamplerGap(RuntimeError):
+    """The engine samples from another distribution than the trainer scores."""
+
+
 class Trainer:
     """Trains the student of a run directory; all state that matters is in its checkpoints."""
 
-    def __init__(self, run: RunDir, config: RunConfig, device: str) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        config: RunConfig,
+        device: str,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.should_stop = should_stop
         self.run, self.config, self.device = run, config, device
         self.steps_done = self.samples = self.tokens = 0
         self.tokenizer = load_tokenizer(config.model.student)
@@ -49,11 +66,6 @@ class Trainer:
         newest = run.complete_checkpoints()[-1:]
         folder = str(run.checkpoint(newest[0])) if newest else config.model.student
         self.model = load_model(folder, dtype="float32", device=device)
-        self.engine = HFEngine(self.model, self.tokenizer)
-        needs = self.objective.needs
-        self.teacher = self._load_teacher(config.model.teacher) if needs.teacher else None
-        reference = config.model.reference or config.model.student
-        self.reference = self._load_teacher(reference) if needs.reference else None
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.optimizer.lr,
@@ -65,8 +77,62 @@ class Trainer:
         )
         if newest:
             self._restore(newest[0])
+        self._start_models()
 
-    def train(self, until: int, should_stop: Callable[[], bool]) -> None:
+    def _start_models(self) -> None:
+        """The engine, the teacher and the reference, each wherever the recipe puts it."""
+        config, needs, folder = self.config, self.objective.needs, self.run.path / "engine"
+        self.teacher = self.reference = None
+        self.ahead: ScoringAhead | None = None
+        self.engine = build_engine(
+            config,
+            self.model,
+            self.tokenizer,
+            folder,
+            version=self.steps_done,
+            should_stop=self.should_stop,
+        )
+        try:
+            if needs.teacher:
+                self.teacher = build_teacher(
+                    config,
+                    self.tokenizer,
+                    needs,
+                    folder,
+                    device=self.device,
+                    should_stop=self.should_stop,
+                )
+            if needs.reference:
+                path = config.model.reference or config.model.student
+                self.reference = load_local(config, path, self.tokenizer, self.device)
+            self._hand_over()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the engine and the teacher, and whatever was started for them."""
+        if self.ahead is not None:
+            self.ahead.close()
+        self.engine.close()
+        if self.teacher is not None:
+            self.teacher.close()
+
+    def _hand_over(self) -> Metrics:
+        """The engine takes the weights as they are now; what shares them need not."""
+        if isinstance(self.engine, HFEngine) and self.engine.model is self.model:
+            self.engine.update_weights(self.model, self.steps_done)
+            return {}
+        dtype: torch.dtype = getattr(torch, self.config.model.dtype)
+        started = time.perf_counter()
+        self.engine.wake()
+        gap = hand_over(self.engine, self.model, self.updater.head, self.steps_done, dtype)
+        return {
+            "rollout/probe_gap": gap,
+            "perf/seconds_sync": time.perf_counter() - started,
+        }
+
+    def train(self, until: int) -> None:
         """Train up to `until` completed steps, or to the first step after a stop is asked for."""
         scheduled = set(self.config.checkpoint_steps())
         while self.steps_done < until:
@@ -74,7 +140,7 @@ class Trainer:
             if self.steps_done == 0 or phase != self.config.phase(self.steps_done - 1):
                 self.run.event("phase", self.steps_done, f"{phase} begins")
             step = self._one_step()
-            stopping = should_stop()
+            stopping = self.should_stop()
             if self.steps_done in scheduled or self.steps_done == until or stopping:
                 self._checkpoint(step)
             if stopping:
@@ -83,13 +149,14 @@ class Trainer:
     def _one_step(self) -> Step:
         k, start = self.steps_done, time.perf_counter()
         prompts, rollouts, drawn = self._sample(k)
+        self.engine.sleep()
         sampled = time.perf_counter()
         batch, gap = self._signals(prompts, rollouts)
         scored = time.perf_counter()
-        credit, update = self._learn(rollouts, batch, k)
-        end = time.perf_counter()
+        credit, update = self._learn(rollouts, batch, gap, k)
         self.steps_done += 1
-        self.engine.weight_version = self.steps_done
+        synced = self._hand_over()
+        end = time.perf_counter()
         self.samples += len(rollouts)
         tokens = sum(len(rollout.response_ids) for rollout in drawn)
         self.tokens += tokens
@@ -97,6 +164,7 @@ class Trainer:
             **update,
             **credit.metrics,
             **gap,
+            **synced,
             **self._rollout_metrics(rollouts, drawn, batch),
             "perf/seconds_sample": sampled - start,
             "perf/seconds_score": scored - sampled,
@@ -109,7 +177,25 @@ class Trainer:
         append_line(self.run.metrics_file, {**position, **totals, **metrics})
         return Step(prompts, rollouts, batch, credit)
 
-    def _learn(self, rollouts: list[Rollout], batch: TokenBatch, k: int) -> tuple[Credit, Metrics]:
+    def _watch_gap(self, gap: float, k: int) -> None:
+        """Raises SamplerGap above the second threshold; above the first the step is an event."""
+        limits = self.config.engine
+        if not gap <= limits.gap_stop:
+            raise SamplerGap(
+                f"sampler and trainer differ by {gap:.3g} nats a token on average, more than "
+                f"engine.gap_stop ({limits.gap_stop:g}): they are not the same model"
+            )
+        if gap > limits.gap_warn:
+            self.run.event(
+                "sampler_gap",
+                k,
+                f"sampler and trainer differ by {gap:.3g} nats a token on average, more than "
+                f"engine.gap_warn ({limits.gap_warn:g}); objective.sampler_weights corrects for it",
+            )
+
+    def _learn(
+        self, rollouts: list[Rollout], batch: TokenBatch, gap: Metrics, k: int
+    ) -> tuple[Credit, Metrics]:
         """Credit and update of a step; what is not finite ends the run with a dump.
 
         Raises:
@@ -117,10 +203,11 @@ class Trainer:
         """
         credit = None
         try:
+            self._watch_gap(gap.get("rollout/sampler_gap", 0.0), k)
             credit = self.objective(batch, k)
             metrics = self._diagnose(batch, k)
             return credit, {**metrics, **self.updater(rollouts, batch, credit, k)}
-        except (MissingScore, NonFinite) as error:
+        except (MissingScore, NonFinite, SamplerGap) as error:
             dump = self.run.dump(k)
             dump_step(
                 dump,
@@ -187,17 +274,43 @@ class Trainer:
                 self._given(ids, prompt.completion)
                 for ids, prompt in zip(rendered, prompts, strict=True)
             ]
-        sampling = self.config.sampling
-        requests = [ids for ids in rendered for _ in range(sampling.rollouts_per_prompt)]
-        seeds = np.random.SeedSequence([self.config.seed, k]).generate_state(
-            len(requests), np.uint64
-        )
+        sampling, copies = self.config.sampling, self.config.sampling.rollouts_per_prompt
+        stream = np.random.SeedSequence([self.config.seed, k])
+        seeds = stream.generate_state(len(prompts), np.uint64)
         params = SamplingParams(
             sampling.max_new_tokens,
             sampling.temperature,
             self.config.objective.logprob_temperature,
         )
-        return self.engine.generate(requests, params, seeds=seeds.tolist())
+        overlap = self.config.teacher.overlap and self.teacher is not None
+        if overlap and self.teacher is not None and self.teacher.concurrent:
+            self.ahead = ScoringAhead(self.teacher, self.objective.needs)
+
+        def on_finished(place: int, rollout: Rollout) -> None:
+            if self.ahead is not None:
+                source = prompts[place // copies].source
+                self.ahead.add(place, dataclasses.replace(rollout, source=source))
+
+        rollouts = self.engine.generate(
+            rendered,
+            params,
+            seeds=[seed % SEED_LIMIT for seed in seeds.tolist()],
+            n=copies,
+            on_finished=on_finished,
+        )
+        return [
+            dataclasses.replace(rollout, source=prompts[place // copies].source)
+            for place, rollout in enumerate(rollouts)
+        ]
+
+    def _teacher_scores(self, rollouts: Sequence[Rollout]) -> Scores | None:
+        """The teacher's, many of them made while the last rollouts were still being sampled."""
+        if self.teacher is None:
+            return None
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None:
+            return ahead.collect(rollouts).to(self.device)
+        return self.teacher.score(rollouts, self.objective.needs).to(self.device)
 
     def _given(self, prompt_ids: list[int], completion: str) -> Rollout:
         text_ids = self.tokenizer.encode(completion, add_special_tokens=False)
@@ -215,18 +328,14 @@ class Trainer:
             dtype = torch.promote_types(self.model.dtype, torch.float32)
             blank_N = torch.zeros_like(valid_N, dtype=dtype)
             return TokenBatch(blank_N, None, blank_N, valid_N, sequence_N), {}
-        own = score(
-            self.model,
-            rollouts,
-            head=self.updater.head,
-            micro_batch=self.config.train.micro_batch,
-        )
+        own = self.updater.score(rollouts)
         sampler_N = torch.tensor([x for r in rollouts for x in r.logprobs], device=self.device)
         group_S = torch.arange(len(prompts), device=self.device).repeat_interleave(
             self.config.sampling.rollouts_per_prompt
         )
-        teacher = self.teacher.score(rollouts, self.objective.needs) if self.teacher else None
+        teacher = self._teacher_scores(rollouts)
         reference = self.reference.score(rollouts) if self.reference else None
+        assert own.entropy_N is not None  # our own scores always have it
         batch = TokenBatch(
             student_logprobs_N=own.logprobs_N,
             teacher_logprobs_N=teacher.logprobs_N if teacher else None,
@@ -235,11 +344,12 @@ class Trainer:
             sequence_N=sequence_N,
             reward_S=self._outcomes(prompts, rollouts),
             group_S=group_S,
+            sampler_logprobs_N=sampler_N,
             reference_logprobs_N=reference.logprobs_N if reference else None,
             teacher_entropy_N=teacher.entropy_N if teacher else None,
             teacher_distribution=teacher.distribution if teacher else None,
         )
-        return batch, {"rollout/sampler_gap": float((own.logprobs_N - sampler_N).abs().mean())}
+        return batch, gap_metrics(own.logprobs_N, sampler_N, valid_N)
 
     def _outcomes(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Tensor | None:
         if self.config.data.reward == "none":
@@ -266,15 +376,6 @@ class Trainer:
         if batch.reward_S is not None:
             metrics["rollout/reward"] = float(batch.reward_S.mean())
         return metrics
-
-    def _load_teacher(self, path: str) -> LocalTeacher:
-        model = load_model(path, dtype=self.config.model.dtype, device=self.device)
-        return LocalTeacher(
-            model.requires_grad_(False),
-            len(self.tokenizer),
-            self.config.train.micro_batch,
-            self.config.objective.logprob_temperature,
-        )
 
     def _checkpoint(self, step: Step) -> None:
         k = self.steps_done
@@ -304,7 +405,6 @@ class Trainer:
             state["samples"],
             state["tokens"],
         )
-        self.engine.weight_version = self.steps_done
 
     def _keep_rollouts(self, step: Step) -> None:
         file = self._rollouts_file(self.steps_done)
@@ -327,4 +427,10 @@ def build_objective(config: RunConfig) -> Objective:
     }
     own = inspect.signature(OBJECTIVES[config.method]).parameters
     weight = config.objective.outcome_weight if config.method in DISTILLATION_METHODS else 0.0
-    return build(config.method, outcome_weight=weight, **{name: available[name] for name in own})
+    return build(
+        config.method,
+        outcome_weight=weight,
+        sampler_weights="none" if config.method == "sft" else config.objective.sampler_weights,
+        sampler_weight_cap=config.objective.sampler_weight_cap,
+        **{name: available[name] for name in own},
+    )

@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 import torch
@@ -24,7 +24,15 @@ from reopold.loss import fused_policy_loss
 from reopold.objectives import Objective
 from reopold.rollouts import Credit, Rollout, TokenBatch
 from reopold.run_dir import RunDir
-from reopold.scoring import micro_batches, output_head, score, token_hidden
+from reopold.scoring import (
+    Forward,
+    MicroBatch,
+    Scores,
+    micro_batches,
+    output_head,
+    score,
+    token_hidden,
+)
 
 Metrics = dict[str, float]
 
@@ -47,10 +55,23 @@ class Updater:
     objective: Objective
     optimizer: torch.optim.Optimizer
     vocab_size: int
+    forward: Forward = field(default_factory=list)
+    """The scoring pass of this step, where its activations are kept for the update."""
 
     @property
     def head(self) -> Head:
         return output_head(self.model, self.vocab_size, self.config.objective.logprob_temperature)
+
+    def score(self, rollouts: Sequence[Rollout]) -> Scores:
+        """Log-probs and entropies of pi_old."""
+        self.forward = []
+        return score(
+            self.model,
+            rollouts,
+            head=self.head,
+            micro_batch=self.config.train.micro_batch,
+            forward=self.forward if self.config.train.keep_activations else None,
+        )
 
     def __call__(
         self, rollouts: Sequence[Rollout], batch: TokenBatch, credit: Credit, k: int
@@ -151,11 +172,11 @@ class Updater:
         first = sum(len(r.response_ids) for r in rollouts[: part.start])
         chosen = rollouts[part.start : part.stop]
         head, total = self.head, 0.0
-        for micro in micro_batches(chosen, self.config.train.micro_batch, self.model.device):
+        for micro, hidden_ND in self._hidden(chosen):
             index_N = micro.index_N + first
             old_N = None if self.config.method == "sft" else batch.student_logprobs_N[index_N]
             loss, logprobs_N[index_N], _ = fused_policy_loss(
-                token_hidden(self.model, micro),
+                hidden_ND,
                 head.weight_VD,
                 micro.targets_N,
                 old_N,
@@ -168,6 +189,15 @@ class Updater:
                 loss.backward()
             total += float(loss.detach())
         return total
+
+    def _hidden(self, rollouts: Sequence[Rollout]) -> Iterator[tuple[MicroBatch, Tensor]]:
+        """Micro-batches and their hidden states, kept ones or new; each graph is used once."""
+        if self.forward:
+            while self.forward:
+                yield self.forward.pop(0)
+            return
+        for micro in micro_batches(rollouts, self.config.train.micro_batch, self.model.device):
+            yield micro, token_hidden(self.model, micro)
 
 
 def learning_rate(config: RunConfig, k: int) -> float:

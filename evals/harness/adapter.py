@@ -12,7 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from tqdm import tqdm
 
-from reopold.engines.base import Engine
+from reopold.engines.base import SEED_LIMIT, Engine
 from reopold.rollouts import FinishReason, Rollout, SamplingParams
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ class EngineLM(LM):  # type: ignore[misc]  # lm-eval ships no types
 
 
 def sample_seed(seed: int, question: str, repeat: int) -> int:
-    """A 63-bit seed for one sample, from nothing but what names it."""
+    """A seed for one sample, from nothing but what names it."""
     name = f"{seed}/{repeat}/{question}".encode()
-    return int.from_bytes(hashlib.sha256(name).digest()[:8]) >> 1
+    return int.from_bytes(hashlib.sha256(name).digest()[:8]) % SEED_LIMIT
 
 
 def _sampling_params(wanted: dict[str, Any]) -> SamplingParams:

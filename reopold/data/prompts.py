@@ -18,10 +18,12 @@ class Prompt:
     answer: str
     completion: str = ""
     """A given response, for supervised fine-tuning."""
+    source: str = ""
+    """Data set the prompt comes from, where several teachers share a run."""
 
 
 def load_prompts(path: str, *, completions: bool = False) -> list[Prompt]:
-    """Read `{"id", "prompt", "answer", "completion"?}` lines.
+    """Read `{"id", "prompt", "answer", "completion"?, "source"?}` lines.
 
     Raises:
         ConfigError: no such file, no lines, or a faulty line (named by its number).
@@ -50,7 +52,8 @@ def _parse(line: str, where: str) -> Prompt:
         isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages
     ):
         raise ConfigError(f"{where}: 'prompt' must be a list of {{role, content}} messages")
-    return Prompt(str(raw["id"]), messages, str(raw["answer"]), str(raw.get("completion", "")))
+    given = {key: str(raw[key]) for key in ("completion", "source") if key in raw}
+    return Prompt(str(raw["id"]), messages, str(raw["answer"]), **given)
 
 
 def batch_indices(total: int, size: int, step: int, seed: int) -> list[int]:

@@ -5,8 +5,7 @@ Axes: U distinct prompts, B live sequences, L length of the padded prompt plus w
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,23 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from reopold.config import ConfigError
 from reopold.data.tokenizers import load_tokenizer
+from reopold.engines.base import OnFinished
+from reopold.engines.kv_cache import roomy_cache, use_grouped_attention
 from reopold.rollouts import Rollout, SamplingParams
-from reopold.scoring import check_head, output_head
+from reopold.scoring import Scores, check_head, output_head, score
 
 #: Finished rows leave the batch once they make up this share of it: copying the cache costs too.
 COMPACT_SHARE = 0.2
+#: Keys and values of one batch.
+CACHE_BYTES = 8 * 2**30
+#: Padded positions a row that are never worth another batch.
+PADDING = 64
 
 
 def load_model(path: str, *, dtype: str, device: str) -> PreTrainedModel:
@@ -49,11 +53,19 @@ def load_model(path: str, *, dtype: str, device: str) -> PreTrainedModel:
 
 @dataclass
 class HFEngine:
-    """Samples from a model that it may share with a trainer: no weights to synchronise."""
+    """Samples from a model that it may share with a trainer: then there is nothing to synchronise.
+
+    Sampled tokens depend on the seeds; log-probs depend on the batch by float noise, and a draw
+    that falls on the very edge between two tokens with them.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     weight_version: int = 0
+    cache_bytes: int = CACHE_BYTES
+    """Keys and values that a batch may need at most; more requests are sampled in turn."""
+    micro_batch: int = 32
+    """Sequences that are scored together."""
 
     @classmethod
     def load(cls, path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> HFEngine:
@@ -61,102 +73,181 @@ class HFEngine:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        seeds: Sequence[int],
+        n: int = 1,
+        on_finished: OnFinished | None = None,
     ) -> list[Rollout]:
         """See :class:`reopold.engines.base.Engine`. Rows that reach EOS leave the batch."""
-        if not prompts:
-            return []
-        uniforms_BT = _uniforms(seeds, params.max_new_tokens).to(self.model.device)
-        decoder = _Decoder(self.model, prompts, self.tokenizer)
-        tokens: list[list[int]] = [[] for _ in prompts]
-        logprobs: list[list[float]] = [[] for _ in prompts]
-        finished: set[int] = set()
+        rows = [
+            _Row(request * n + i, list(prompt), seed + i)
+            for request, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+            for i in range(n)
+        ]
+        done: dict[int, Rollout] = {}
+
+        def finish(place: int, rollout: Rollout) -> None:
+            done[place] = rollout
+            if on_finished is not None:
+                on_finished(place, rollout)
+
+        limit = self.cache_bytes // cache_bytes_per_token(self.model)
+        for batch in batches(rows, params.max_new_tokens, limit):
+            self._sample(batch, params, finish)
+        return [done[place] for place in range(len(rows))]
+
+    def _sample(self, rows: Sequence[_Row], params: SamplingParams, finish: OnFinished) -> None:
+        eos = self.tokenizer.eos_token_id
+        decoder = _Decoder(self.model, [row.prompt for row in rows], len(self.tokenizer), eos)
+        uniforms_RT = _uniforms([row.seed for row in rows], params.max_new_tokens)
+        uniforms_RT = uniforms_RT.to(self.model.device)
+        tokens_RT = torch.full_like(uniforms_RT, eos, dtype=torch.long)
+        logprobs_RT = torch.zeros_like(tokens_RT, dtype=decoder.logits_BV.dtype)
+
+        def report(rows_K: Tensor, length: int) -> None:
+            for row, ids, logprobs in zip(
+                rows_K.tolist(),
+                tokens_RT[rows_K, :length].tolist(),
+                logprobs_RT[rows_K, :length].tolist(),
+                strict=True,
+            ):
+                end = ids.index(eos) + 1 if eos in ids else length
+                finish(
+                    rows[row].place,
+                    Rollout(
+                        prompt_ids=rows[row].prompt,
+                        response_ids=ids[:end],
+                        logprobs=logprobs[:end],
+                        finish_reason="stop" if eos in ids else "length",
+                        weight_version=self.weight_version,
+                    ),
+                )
+
         for t in range(params.max_new_tokens):
-            ids_B, logprobs_B = choose(
+            rows_B = decoder.rows_B
+            ids_B, chosen_B = choose(
                 decoder.logits_BV,
-                uniforms_BT[decoder.rows_B, t],
+                uniforms_RT[rows_B, t],
                 params.temperature,
                 params.logprob_temperature,
             )
-            ended_B = ids_B == self.tokenizer.eos_token_id
-            for row, token, logprob, ended in zip(
-                decoder.rows_B.tolist(),
-                ids_B.tolist(),
-                logprobs_B.tolist(),
-                ended_B.tolist(),
-                strict=True,
-            ):
-                if row in finished:
-                    continue
-                tokens[row].append(token)
-                logprobs[row].append(logprob)
-                if ended:
-                    finished.add(row)
-            if len(finished) == len(prompts) or t + 1 == params.max_new_tokens:
+            tokens_RT[rows_B, t], logprobs_RT[rows_B, t] = ids_B, chosen_B
+            left_K = decoder.retire(ids_B == eos)
+            if len(left_K):
+                report(left_K, t + 1)
+            if t + 1 == params.max_new_tokens or not len(decoder.rows_B):
                 break
-            decoder.advance(ids_B, ended_B)
-        return [
-            Rollout(
-                prompt_ids=list(prompt),
-                response_ids=tokens[row],
-                logprobs=logprobs[row],
-                finish_reason="stop" if row in finished else "length",
-                weight_version=self.weight_version,
-            )
-            for row, prompt in enumerate(prompts)
-        ]
+            decoder.advance(tokens_RT[decoder.rows_B, t])
+        report(decoder.rows_B, params.max_new_tokens)
+
+    def score(self, rollouts: Sequence[Rollout], *, top_k: int = 0) -> Scores:
+        head = output_head(self.model, len(self.tokenizer))
+        return score(self.model, rollouts, head=head, micro_batch=self.micro_batch, top_k=top_k)
+
+    def update_weights(self, model: PreTrainedModel, version: int) -> int:
+        if model is not self.model:
+            self.model.load_state_dict(model.state_dict())
+        self.weight_version = version
+        return self.weight_version
+
+    def sleep(self) -> None:
+        """Nothing to give back: the cache lives for one call, and the trainer needs the weights."""
+
+    def wake(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _Row:
+    place: int
+    prompt: list[int]
+    seed: int
+
+
+def batches(rows: Sequence[_Row], new_tokens: int, token_limit: int) -> Iterator[list[_Row]]:
+    """Rows of like prompt length, the longest first, within the tokens that the cache may hold.
+
+    A shorter prompt is padded up to the longest of its batch; past a quarter of padding it waits.
+    """
+    batch: list[_Row] = []
+    for row in sorted(rows, key=lambda row: -len(row.prompt)):
+        if batch:
+            longest = len(batch[0].prompt)
+            full = (len(batch) + 1) * (longest + new_tokens) > token_limit
+            padding = longest - len(row.prompt)
+            if full or padding > max(PADDING, longest // 4):
+                yield batch
+                batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def cache_bytes_per_token(model: PreTrainedModel) -> int:
+    """Keys and values of one position in every layer."""
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)
 
 
 class _Decoder:
     """The live rows of a batch: their cache, mask and next-token logits."""
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        prompts: Sequence[Sequence[int]],
-        tokenizer: PreTrainedTokenizerFast,
+        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], vocab_size: int, pad: int
     ) -> None:
-        self.model, self.head = model, output_head(model, len(tokenizer))
-        self.cache = DynamicCache(config=model.config)
-        runs = [
-            (list(prompt), len(list(same)))
-            for prompt, same in itertools.groupby(prompts, key=tuple)
-        ]
-        # Any id will do under the mask; Llama's tokenizers have no pad token.
-        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        ids_UL, mask_UL = _left_pad([prompt for prompt, _ in runs], int(pad), model.device)
-        # Equal neighbours share one prefill: the G samples of a prompt, or its k repeats.
-        copies = torch.tensor([count for _, count in runs], device=model.device)
-        logits_UV = self._forward(ids_UL, mask_UL, (mask_UL.cumsum(-1) - 1).clamp(min=0))
+        use_grouped_attention(model)
+        self.model, self.head = model, output_head(model, vocab_size)
+        self.cache = roomy_cache(model)
+        # Each distinct prompt is read once, whoever shares it. Any id will do under the mask:
+        # Llama's tokenizers have no pad token.
+        distinct = {tuple(prompt): None for prompt in prompts}
+        number = {prompt: u for u, prompt in enumerate(distinct)}
+        ids_UL, self.mask_BL = _left_pad(list(distinct), pad, model.device)
+        self.padded = not bool(self.mask_BL.all())
+        logits_UV = self._forward(ids_UL, (self.mask_BL.cumsum(-1) - 1).clamp(min=0))
+        expand_B = torch.tensor([number[tuple(p)] for p in prompts], device=model.device)
+        self.cache.batch_select_indices(expand_B)
+        self.mask_BL = self.mask_BL[expand_B]
+        self.length_B = self.mask_BL.sum(-1)
         self.rows_B = torch.arange(len(prompts), device=model.device)
         self.live_B = torch.ones_like(self.rows_B, dtype=torch.bool)
-        expand_B = torch.arange(len(runs), device=model.device).repeat_interleave(copies)
-        self.cache.batch_select_indices(expand_B)
-        self.mask_BL = mask_UL[expand_B]
-        self.length_B = self.mask_BL.sum(-1)
         self.logits_BV = logits_UV[expand_B]
 
-    def advance(self, ids_B: Tensor, ended_B: Tensor) -> None:
-        """Feed the sampled tokens; drop the rows that have ended once they are worth dropping."""
+    def retire(self, ended_B: Tensor) -> Tensor:
+        """Note which rows have ended; drop them once they are worth dropping.
+
+        Returns:
+            The rows that have ended and are gone, which their caller may now collect.
+        """
         self.live_B &= ~ended_B
-        if self.live_B.float().mean() <= 1.0 - COMPACT_SHARE:
-            kept = self.live_B.nonzero().squeeze(-1)
-            self.cache.batch_select_indices(kept)
-            self.rows_B, self.mask_BL, self.length_B = (
-                self.rows_B[kept],
-                self.mask_BL[kept],
-                self.length_B[kept],
-            )
-            ids_B, self.live_B = ids_B[kept], self.live_B[kept]
+        live = int(self.live_B.sum())
+        if len(self.live_B) - live <= COMPACT_SHARE * len(self.live_B) and live:
+            return self.rows_B[:0]
+        gone_K, kept_B = self.rows_B[~self.live_B], self.live_B.nonzero().squeeze(-1)
+        self.cache.batch_select_indices(kept_B)
+        self.rows_B, self.live_B = self.rows_B[kept_B], self.live_B[kept_B]
+        self.mask_BL, self.length_B = self.mask_BL[kept_B], self.length_B[kept_B]
+        return gone_K
+
+    def advance(self, ids_B: Tensor) -> None:
+        """Feed the sampled tokens of the rows that are left."""
         self.mask_BL = torch.cat([self.mask_BL, self.mask_BL.new_ones(len(ids_B), 1)], dim=-1)
-        self.logits_BV = self._forward(ids_B[:, None], self.mask_BL, self.length_B[:, None])
+        self.logits_BV = self._forward(ids_B[:, None], self.length_B[:, None])
         self.length_B = self.length_B + 1
 
-    def _forward(self, ids_BT: Tensor, mask_BL: Tensor, position_BT: Tensor) -> Tensor:
+    def _forward(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
         """Logits of the last position over the real vocabulary, at least float32."""
         hidden_BTD = self.model.base_model(
             input_ids=ids_BT,
-            attention_mask=None if bool(mask_BL.all()) else mask_BL,
+            attention_mask=self.mask_BL if self.padded else None,
             position_ids=position_BT,
             past_key_values=self.cache,
             use_cache=True,

@@ -9,9 +9,7 @@ from transformers import PreTrainedModel
 
 from reopold.rollouts import Needs, Rollout
 from reopold.scoring import Scores, output_head, score
-
-#: The log-prob of the sampled token, and the entropy.
-SAMPLED_ONLY = Needs(teacher=True)
+from reopold.teachers.base import SAMPLED_ONLY
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,8 @@ class LocalTeacher:
     micro_batch: int
     temperature: float = 1.0
     """Of the log-probs and entropies, not of any sampling."""
+    concurrent: bool = False
+    """It shares its device with the sampler, and would only take turns with it."""
 
     def score(self, rollouts: Sequence[Rollout], needs: Needs = SAMPLED_ONLY) -> Scores:
         """Log-prob and entropy of every response token, and of the distribution what is needed."""
@@ -33,3 +33,6 @@ class LocalTeacher:
             top_k=needs.top_k,
             vocabulary=needs.vocabulary,
         )
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,217 @@
+"""Sampling from vLLM servers over HTTP: one, or several replicas of the same student."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from transformers import PreTrainedModel
+
+from reopold.config import EngineConfig
+from reopold.engines.base import EngineFailure, OnFinished
+from reopold.engines.endpoint import Endpoints
+from reopold.engines.export import export
+from reopold.engines.handover import Handover
+from reopold.engines.servers import Server, start_servers, stop_servers
+from reopold.rollouts import Rollout, SamplingParams
+from reopold.scoring import Scores
+from reopold.teachers.server import ServerTeacher, served_name
+
+#: Name that servers which we start give their model.
+SERVED_NAME = "policy"
+
+
+class ServerEngine:
+    """A student on vLLM servers. Weights travel as a checkpoint on a disk that both can read.
+
+    Args:
+        folder: where the checkpoints for serving are written; on several hosts a shared disk.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        folder: Path,
+        *,
+        version: int = 0,
+        dtype: str = "float32",
+        logprob_temperature: float = 1.0,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.folder, self.tokenizer = folder, tokenizer
+        self.vocab_size, self.dtype = len(tokenizer), getattr(torch, dtype)
+        self.logprob_temperature = logprob_temperature
+        self.servers: list[Server] = []
+        self._version = version
+        first = self._export(model, version)
+        if not config.urls:
+            self.servers = start_servers(
+                first,
+                config,
+                name=SERVED_NAME,
+                logs=folder,
+                dtype=dtype,
+                logprob_temperature=logprob_temperature,
+                should_stop=should_stop,
+            )
+        urls = [url.rstrip("/") for url in config.urls] or [server.url for server in self.servers]
+        self.endpoints = Endpoints(config, urls, "engine")
+        try:
+            self.scorer = ServerTeacher(self.endpoints, served_name(self.endpoints))
+            for url in urls:
+                self._rpc(url, "reopold_real_vocabulary", self.vocab_size)
+            self.update_weights(model, version)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def weight_version(self) -> int:
+        return self._version
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        seeds: Sequence[int],
+        n: int = 1,
+        on_finished: OnFinished | None = None,
+    ) -> list[Rollout]:
+        """See :class:`reopold.engines.base.Engine`."""
+        if params.logprob_temperature != self.logprob_temperature:
+            raise EngineFailure(
+                f"log-probs at temperature {params.logprob_temperature} were asked of servers that "
+                f"give them at {self.logprob_temperature}"
+            )
+        together = n if params.temperature > 0.0 else 1  # vLLM refuses n > 1 where all are equal
+        requests = [
+            self._request(prompt, params, seed + i, together)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+            for i in range(n // together)
+        ]
+
+        def parse(place: int, answer: dict[str, Any]) -> list[Rollout]:
+            choices = sorted(answer.get("choices", []), key=lambda choice: choice["index"])
+            if len(choices) != together:
+                raise EngineFailure(f"a server returned {len(choices)} of {together} samples")
+            return [self._rollout(requests[place]["prompt"], c, params) for c in choices]
+
+        done: dict[int, Rollout] = {}
+        for place, rollouts in self.endpoints.map(requests, parse):
+            for i, rollout in enumerate(rollouts):
+                done[place * together + i] = rollout
+                if on_finished is not None:
+                    on_finished(place * together + i, rollout)
+        return [done[index] for index in range(len(prompts) * n)]
+
+    def score(self, rollouts: Sequence[Rollout], *, top_k: int = 0) -> Scores:
+        return self.scorer.score_tokens(rollouts, top_k)
+
+    def update_weights(self, model: PreTrainedModel, version: int) -> int:
+        """Every living replica takes the same checkpoint; one that cannot is left out for good."""
+        folder = self._export(model, version)
+        handover = Handover(model, self.vocab_size, self.dtype)
+        for url in self.endpoints.living():
+            try:
+                states = self._rpc(url, "reopold_load", str(folder.resolve()), version)
+                self.endpoints.post_to(url, "/reset_prefix_cache", {})
+            except httpx.HTTPError as error:
+                self.endpoints.dead.add(url)
+                reason = f"the engine's server {url} took no new weights: {error}"
+                if len(self.endpoints.dead) == len(self.endpoints.urls):
+                    raise EngineFailure(f"{reason}; no replica is left") from error
+                print(f"warning: {reason}; going on without it", flush=True)
+                continue
+            handover.check(states, version)
+        self._version = version
+        return self._version
+
+    def sleep(self) -> None:
+        self._everywhere("/sleep?level=1")
+
+    def wake(self) -> None:
+        self._everywhere("/wake_up")
+
+    def close(self) -> None:
+        if hasattr(self, "endpoints"):
+            self.endpoints.close()
+        stop_servers(self.servers)
+        self.servers = []
+
+    def _export(self, model: PreTrainedModel, version: int) -> Path:
+        """This version's checkpoint for serving; older ones are removed once it is whole."""
+        folder = self.folder / f"weights-{version:06d}"
+        export(
+            model,
+            self.tokenizer,
+            folder,
+            version=version,
+            vocab_size=self.vocab_size,
+            dtype=self.dtype,
+        )
+        for other in self.folder.glob("weights-*"):
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+        return folder
+
+    def _request(
+        self, prompt: Sequence[int], params: SamplingParams, seed: int, n: int
+    ) -> dict[str, Any]:
+        return {
+            "model": self.scorer.name,
+            "prompt": list(prompt),
+            "n": n,
+            "seed": seed,
+            "temperature": params.temperature,
+            "top_p": 1.0,
+            "max_tokens": params.max_new_tokens,
+            "logprobs": 0,  # the sampled token's own
+            # Our EOS and no other: a model's generation config may list further ids.
+            "stop_token_ids": [self.tokenizer.eos_token_id],
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
+
+    def _rollout(
+        self, prompt: list[int], choice: dict[str, Any], params: SamplingParams
+    ) -> Rollout:
+        ids = choice.get("token_ids")
+        logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
+        if not ids or logprobs is None or len(ids) != len(logprobs):
+            raise EngineFailure(
+                f"a server returned {len(ids or [])} token ids and {len(logprobs or [])} log-probs "
+                "of them: it must be a vLLM that knows return_token_ids"
+            )
+        stopped = ids[-1] == self.tokenizer.eos_token_id
+        if not stopped and len(ids) < params.max_new_tokens:
+            raise EngineFailure(
+                f"a server cut a response off after {len(ids)} of {params.max_new_tokens} tokens "
+                f"({choice.get('finish_reason')}): raise its --max-model-len"
+            )
+        return Rollout(
+            prompt_ids=prompt,
+            response_ids=ids,
+            logprobs=[float(value) for value in logprobs],
+            finish_reason="stop" if stopped else "length",
+            weight_version=self._version,
+        )
+
+    def _rpc(self, url: str, method: str, *arguments: Any) -> list[dict[str, Any]]:
+        body = {"method": method, "args": list(arguments)}
+        answer = self.endpoints.post_to(url, "/collective_rpc", body)
+        states: list[dict[str, Any]] = answer.get("results", [])
+        return states
+
+    def _everywhere(self, path: str) -> None:
+        """Housekeeping that a server without a GPU refuses, and need not do."""
+        if not torch.cuda.is_available():
+            return
+        for url in self.endpoints.living():
+            self.endpoints.post_to(url, path, {})
