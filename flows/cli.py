@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from reopold.config import StudyConfig
+    from reopold.config import RunConfig, StudyConfig
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
@@ -81,11 +82,13 @@ def distill(
     """
     from reopold.config import RunConfig, load_recipe
     from tasks.home import home
-    from tasks.preflight import check_run
+    from tasks.preflight import check_run, claim_run
 
     config = load_recipe(recipe, RunConfig, sets or [])
     run_dir = output or _shown(home() / "studies" / "runs" / "runs" / config.name)
     check_run(config, run_dir)
+    _preflight(config, run_dir, quiet=True)
+    claim_run(config, run_dir)
 
     def run() -> dict[str, Any]:
         from flows.distill import distill as flow
@@ -94,6 +97,27 @@ def distill(
 
     result = _flow(run, quiet or as_json)
     _print(result, as_json, f"checkpoint: {result['checkpoint']}")
+
+
+@app.command()
+def preflight(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe of one run (YAML).")],
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Check everything that would waste a GPU hour; exit code 1 if anything fails.
+
+    Tokenizers, vocabularies, templates, EOS, the teacher's server, memory, disk, data, trackers:
+    a table of pass, warn and fail, with how to mend it. `distill` does it first.
+
+    Example:  reopold preflight deployments/recipes/micro.yaml --set engine.kind=vllm
+    """
+    from reopold.config import RunConfig, load_recipe
+    from tasks.home import home
+
+    config = load_recipe(recipe, RunConfig, sets or [])
+    run_dir = _shown(home() / "studies" / "runs" / "runs" / config.name)
+    _preflight(config, run_dir, quiet=False, as_json=as_json)
 
 
 @app.command()
@@ -200,6 +224,29 @@ def dashboard(
     serve(prefect_port, mlflow_port)
 
 
+def _preflight(config: RunConfig, run_dir: Path, *, quiet: bool, as_json: bool = False) -> None:
+    """Run the checks and show them; quiet shows only what is amiss.
+
+    Raises:
+        PreflightFailed: a check failed.
+    """
+    from dataclasses import asdict
+
+    from flows.terminal import show_checks
+    from tasks.home import configure_environment
+    from tasks.preflight import PreflightFailed, preflight
+
+    configure_environment()
+    found = preflight(config, run_dir)
+    failed = [check for check in found if check.status == "fail"]
+    if as_json:
+        print(json.dumps([asdict(check) for check in found], indent=2))
+    else:
+        show_checks([check for check in found if check.status != "pass" or not quiet])
+    if failed:
+        raise PreflightFailed(f"{len(failed)} of {len(found)} checks failed: nothing was started")
+
+
 def _run_study(study: StudyConfig, study_dir: Path, quiet: bool, as_json: bool) -> None:
     from tasks.preflight import check_study
 
@@ -282,8 +329,6 @@ def _shown(path: Path) -> Path:
 
 
 def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
-    import json
-
     print(json.dumps(result, indent=2, sort_keys=True) if as_json else text)
 
 
@@ -302,12 +347,13 @@ def main() -> None:
 def _exit_code(error: Exception) -> int | None:
     from reopold.config import ConfigError
     from tasks.launch import Interrupted, JobFailed
+    from tasks.preflight import PreflightFailed
 
     if isinstance(error, ConfigError):
         return EXIT_BAD_INPUT
     if isinstance(error, Interrupted):
         return EXIT_INTERRUPTED
-    return 1 if isinstance(error, JobFailed) else None
+    return 1 if isinstance(error, JobFailed | PreflightFailed) else None
 
 
 if __name__ == "__main__":

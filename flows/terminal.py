@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from reopold.preflight import Check
 from tasks.progress import Progress, Silent, use_display
 
 #: Seconds between plain lines about one running stage.
@@ -117,3 +120,15 @@ def line(progress: Progress) -> str:
 def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
+
+
+def show_checks(found: Sequence[Check]) -> None:
+    """The table of `reopold preflight`; nothing where nothing is to be said."""
+    if not found:
+        return
+    table = Table("check", "result", "found", "how to mend it", box=box.SIMPLE_HEAD)
+    colours = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+    for check in found:
+        result = f"[{colours[check.status]}]{check.status}[/]"
+        table.add_row(check.name, result, escape(check.found), escape(check.mend))
+    Console(stderr=True).print(table)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -20,9 +24,11 @@ from reopold.config import (
 )
 from reopold.data.prompts import load_prompts
 from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
+from reopold.preflight import Check
 from reopold.provenance import check_parents, checkpoint_digest
 from reopold.run_dir import RunDir, claim_folder
 from reopold.studies import plan_run, plan_supervised
+from tasks.home import http_status
 
 #: Logs, reports, trackers and Prefect's database beside the checkpoints.
 OVERHEAD_BYTES = 200 * 2**20
@@ -31,11 +37,11 @@ COPIES_PER_CHECKPOINT = 3
 
 
 def check_run(config: RunConfig, run_dir: Path) -> None:
-    """Claim the run directory after everything a run needs was found.
+    """Find everything a run needs, as far as files and tokenizers tell.
 
     Raises:
         ConfigError: prompts, test problems or checkpoints are missing or faulty, tokenizers
-            differ, the folder belongs to another config, or the disk is too full.
+            differ, or the disk is too full.
     """
     config = config.with_paths(os.path.expanduser)  # keeps the leading ./
     for name, path in (
@@ -50,12 +56,26 @@ def check_run(config: RunConfig, run_dir: Path) -> None:
     prepare(config.evaluation)
     check_parents(RunDir(run_dir), config)
     if config.model.teacher:
-        check_same_tokenizer(config.model.student, config.model.teacher)
+        for path in (config.model.teacher, *(teacher.model for teacher in config.teachers)):
+            check_same_tokenizer(config.model.student, path)
     else:
         load_tokenizer(config.model.student)
+    require_disk(run_dir, checkpoint_bytes(config))
+
+
+def claim_run(config: RunConfig, run_dir: Path) -> None:
+    """Write the run's config.json, or accept the one there if it is the same recipe.
+
+    Raises:
+        ConfigError: the folder belongs to another recipe.
+    """
+    RunDir(run_dir).create(config.with_paths(os.path.expanduser))
+
+
+def checkpoint_bytes(config: RunConfig) -> int:
+    """Size of all checkpoints that the run will keep."""
     weights = sum(file.stat().st_size for file in Path(config.model.student).glob("*.safetensors"))
-    require_disk(run_dir, len(config.checkpoint_steps()) * COPIES_PER_CHECKPOINT * weights)
-    RunDir(run_dir).create(config)
+    return len(config.checkpoint_steps()) * COPIES_PER_CHECKPOINT * weights
 
 
 def check_study(study: StudyConfig, study_dir: Path) -> None:
@@ -90,6 +110,62 @@ def check_evaluation(checkpoint: Path, settings: EvaluationConfig, output: Path)
     load_tokenizer(str(checkpoint))
     claim = {"checkpoint_digest": checkpoint_digest(checkpoint), **settings.model_dump(mode="json")}
     claim_folder(output, "claim.json", json.dumps(claim, indent=2, sort_keys=True))
+
+
+class PreflightFailed(Exception):
+    """A check of `reopold preflight` failed; the table above says which and how to mend it."""
+
+
+def preflight(config: RunConfig, run_dir: Path) -> list[Check]:
+    """Every check of a recipe: its numbers, data and models, disk, and the trackers.
+
+    What needs torch runs in a process of its own (:mod:`reopold.preflight`).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.json"
+        file.write_text(config.with_paths(os.path.expanduser).canonical_json(), encoding="utf-8")
+        command = [sys.executable, "-m", "reopold.preflight", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        found = [Check("models", "fail", _last_line(done.stderr), "please report this")]
+    else:
+        found = [Check(**row) for row in json.loads(done.stdout.splitlines()[-1])]
+    return [*found, _disk(config, run_dir), *_trackers()]
+
+
+def _disk(config: RunConfig, run_dir: Path) -> Check:
+    needed = checkpoint_bytes(config)
+    found = f"{len(config.checkpoint_steps())} checkpoints need about {needed / 2**30:.2g} GiB"
+    try:
+        require_disk(run_dir, needed)
+    except ConfigError as error:
+        return Check(
+            "disk", "fail", str(error), "raise train.checkpoint_every, or set REOPOLD_HOME"
+        )
+    return Check("disk", "pass", found)
+
+
+def _trackers() -> Iterator[Check]:
+    """MLflow and Prefect: a server that is named must answer; the local files need none."""
+    mlflow = os.environ.get("MLFLOW_TRACKING_URI", "")
+    yield _reachable("MLflow", mlflow, f"{mlflow}/health", "unset MLFLOW_TRACKING_URI")
+    prefect = os.environ.get("PREFECT_API_URL", "")
+    yield _reachable("Prefect", prefect, f"{prefect}/health", "unset PREFECT_API_URL")
+
+
+def _reachable(name: str, url: str, health: str, mend: str) -> Check:
+    if not url.startswith("http"):
+        return Check(name, "pass", "files under .reopold/, no server")
+    status = http_status(health)
+    if status == 200:
+        return Check(name, "pass", f"{url} answers")
+    reason = "does not answer" if status is None else f"answers with status {status}"
+    return Check(name, "fail", f"{url} {reason}", f"start it, correct the address, or {mend}")
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "it ended without a word"
 
 
 def require_disk(folder: Path, needed: int) -> None:
