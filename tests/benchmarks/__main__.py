@@ -1,6 +1,6 @@
 """Speed and memory, on demand: `make benchmarks` (a quiet machine, about two minutes).
 
-Everything that is compared runs side by side in one process, in interleaved repetitions; medians
+The stages of a training step and the time that things take to start. Medians
 and ratios are printed, and kept as JSON in .reopold/benchmarks.json. Never part of the tests.
 """
 
@@ -12,10 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -27,17 +25,11 @@ from reopold.config import (
     SamplingConfig,
     TrainConfig,
 )
-from reopold.data.prompts import load_prompts
-from reopold.data.tokenizers import render
-from reopold.engines.hf import HFEngine
 from reopold.micro.build import build_suite
 from reopold.provenance import git_commit, hardware, versions
-from reopold.rollouts import SamplingParams
 from reopold.run_dir import RunDir
 from reopold.trainer import Trainer
 from tasks.home import home
-
-NEW_TOKENS = 40
 
 
 def main() -> int:
@@ -51,7 +43,6 @@ def main() -> int:
             suite, MicroConfig(train_problems=500, test_problems=10, validation_problems=10)
         )
         found = {
-            "engine": engine_against_generate(suite, options.repetitions),
             "step": stages_of_a_step(suite, Path(folder), options.repetitions),
             "startup": startup(options.repetitions),
         }
@@ -71,42 +62,6 @@ def main() -> int:
             print(f"  {key:44} {value:10.3f}")
     print(f"\nkept in {out}")
     return 0
-
-
-def engine_against_generate(suite: Path, repetitions: int) -> dict[str, float]:
-    """CPU seconds of sampling 32 prompts x 4 with our engine and with `model.generate`.
-
-    Untrained models, EOS suppressed by length alone: both write exactly NEW_TOKENS tokens a row.
-    """
-    engine = HFEngine.load(suite / "student-init")
-    prompts = load_prompts(str(suite / "train.jsonl"))[:32]
-    ids = [render(engine.tokenizer, p.messages) for p in prompts for _ in range(4)]
-    texts = [engine.tokenizer.decode(row) for row in ids]
-    padded = engine.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-    engine.tokenizer.eos_token = "<|user|>"  # hardly ever sampled: rows run to their full length
-    tokens: list[int] = []
-
-    def ours() -> None:
-        rollouts = engine.generate(ids, SamplingParams(NEW_TOKENS), seeds=range(len(ids)))
-        tokens.append(sum(len(r.response_ids) for r in rollouts))
-
-    def theirs() -> None:
-        engine.model.generate(
-            **padded,
-            do_sample=True,
-            max_new_tokens=NEW_TOKENS,
-            min_new_tokens=NEW_TOKENS,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-
-    mine, other = interleaved([ours, theirs], repetitions)
-    our_rate, their_rate = median(tokens) / mine, len(ids) * NEW_TOKENS / other
-    return {
-        "engine, tokens per CPU second": our_rate,
-        "model.generate, tokens per CPU second": their_rate,
-        "ratio": our_rate / their_rate,
-    }
 
 
 def stages_of_a_step(suite: Path, folder: Path, repetitions: int) -> dict[str, float]:
@@ -144,18 +99,6 @@ def startup(repetitions: int) -> dict[str, float]:
             seconds.append(time.perf_counter() - started)
         found[name] = median(seconds)
     return found
-
-
-def interleaved(functions: list[Callable[[], Any]], repetitions: int) -> list[float]:
-    """Median CPU seconds of each function; they take turns, after one unmeasured round."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    for repetition in range(repetitions + 1):
-        for function, measured in zip(functions, seconds, strict=True):
-            started = time.process_time()
-            function()
-            if repetition:
-                measured.append(time.process_time() - started)
-    return [median(measured) for measured in seconds]
 
 
 if __name__ == "__main__":

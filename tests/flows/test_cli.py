@@ -116,6 +116,24 @@ def test_a_busy_port(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+def test_preflight_says_what_is_wrong_and_distil_does_not_start(
+    tmp_path: Path, suite: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(suite=suite))
+    good = reopold("preflight", str(recipe), cwd=tmp_path)
+    assert good.returncode == 0 and "reward 0" in good.stderr and "fail" not in good.stderr
+    rows = json.loads(reopold("preflight", str(recipe), "--json", cwd=tmp_path).stdout)
+    assert {row["status"] for row in rows} == {"pass"}
+    away = ["--set", "teacher.kind=server", "--set", "teacher.urls=[http://127.0.0.1:9]"]
+    away += ["--set", "teacher.retries=0"]
+    bad = reopold("preflight", str(recipe), *away, cwd=tmp_path)
+    assert bad.returncode == 1 and "1 of" in bad.stderr and "checks failed" in bad.stderr
+    stopped = reopold("distill", str(recipe), "-o", "run", *away, cwd=tmp_path)
+    assert stopped.returncode == 1 and "nothing was started" in stopped.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_distil_and_evaluate_for_real(tmp_path: Path, suite: Path) -> None:
     """A whole run through Prefect, trainer, lm-eval and MLflow; then its checkpoint on its own."""
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(suite=suite))

@@ -13,7 +13,7 @@ from reopold.config import ConfigError
 from reopold.divergences import TopK, Vocabulary
 from reopold.engines.hf import load_model
 from reopold.rollouts import Rollout
-from reopold.scoring import check_head, output_head, score
+from reopold.scoring import check_head, micro_batches, output_head, score
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ ROLLOUTS = [
 def test_scores_equal_one_sequence_at_a_time_through_the_plain_model(
     model: PreTrainedModel,
 ) -> None:
-    scores = score(model, ROLLOUTS, head=output_head(model, 20), micro_batch=3)
+    scores = score(model, ROLLOUTS, head=output_head(model, 21), micro_batch=3)
     logprobs, entropy = scores.logprobs_N, scores.entropy_N
     expected_logprobs, expected_entropy = [], []
     for r in ROLLOUTS:
@@ -53,14 +53,24 @@ def test_scores_equal_one_sequence_at_a_time_through_the_plain_model(
 
 @pytest.mark.parametrize("size", [1, 2, 5, 50])
 def test_scores_do_not_depend_on_the_micro_batch(model: PreTrainedModel, size: int) -> None:
-    whole = score(model, ROLLOUTS, head=output_head(model, 20), micro_batch=5).logprobs_N
-    parts = score(model, ROLLOUTS, head=output_head(model, 20), micro_batch=size).logprobs_N
+    whole = score(model, ROLLOUTS, head=output_head(model, 21), micro_batch=5).logprobs_N
+    parts = score(model, ROLLOUTS, head=output_head(model, 21), micro_batch=size).logprobs_N
     assert torch.allclose(whole, parts, atol=1e-6)
 
 
+def test_a_micro_batch_ends_before_it_would_pad_much() -> None:
+    """However large it may be: padding is work that nobody asked for."""
+    ragged = [rollout([2, 3], [5] * (1 + 7 * i % 60)) for i in range(200)]
+    batches = list(micro_batches(ragged, 1000, "cpu"))
+    assert sum(len(batch.input_ids_BL) for batch in batches) == 200
+    places = sum(batch.input_ids_BL.numel() for batch in batches)
+    assert places < 1.15 * sum(2 + len(r.response_ids) for r in ragged)
+    assert max(len(batch.input_ids_BL) for batch in micro_batches(ragged, 16, "cpu")) == 16
+
+
 def test_rows_follow_the_order_of_the_rollouts(model: PreTrainedModel) -> None:
-    forward = score(model, ROLLOUTS, head=output_head(model, 20), micro_batch=2).logprobs_N
-    backward = score(model, ROLLOUTS[::-1], head=output_head(model, 20), micro_batch=2).logprobs_N
+    forward = score(model, ROLLOUTS, head=output_head(model, 21), micro_batch=2).logprobs_N
+    backward = score(model, ROLLOUTS[::-1], head=output_head(model, 21), micro_batch=2).logprobs_N
     lengths = [len(r.response_ids) for r in ROLLOUTS]
     pieces = torch.split(backward, lengths[::-1])
     assert torch.allclose(torch.cat(pieces[::-1]), forward, atol=1e-6)
@@ -103,11 +113,11 @@ def test_every_kind_of_head_is_scored_as_the_model_itself_does(
 ) -> None:
     model = model_of()
     check_head(model, "it")
-    scores = score(model, ROLLOUTS, head=output_head(model, 20, temperature=0.7), micro_batch=2)
+    scores = score(model, ROLLOUTS, head=output_head(model, 21, temperature=0.7), micro_batch=2)
     expected = []
     for r in ROLLOUTS:
         with torch.no_grad():
-            logits = model(torch.tensor([r.prompt_ids + r.response_ids])).logits[0, :, :20]
+            logits = model(torch.tensor([r.prompt_ids + r.response_ids])).logits[0, :, :21]
         rows = torch.log_softmax(logits.double() / 0.7, -1)[len(r.prompt_ids) - 1 : -1]
         expected += [row[token] for row, token in zip(rows, r.response_ids, strict=True)]
     assert torch.allclose(scores.logprobs_N, torch.stack(expected), atol=1e-9)
@@ -122,11 +132,11 @@ def test_heads_that_would_be_scored_wrongly_are_refused() -> None:
 
 def test_more_of_the_distribution_where_it_is_asked_for(model: PreTrainedModel) -> None:
     """Top-k and full vocabulary against the plain model, across micro-batches."""
-    head = output_head(model, 20)
+    head = output_head(model, 21)
     rows = []
     for r in ROLLOUTS:
         with torch.no_grad():
-            logits = model(torch.tensor([r.prompt_ids + r.response_ids])).logits[0, :, :20]
+            logits = model(torch.tensor([r.prompt_ids + r.response_ids])).logits[0, :, :21]
         rows += list(torch.log_softmax(logits, -1)[len(r.prompt_ids) - 1 : -1])
     expected = torch.stack(rows[: sum(len(r.response_ids) for r in ROLLOUTS)])
     whole = score(model, ROLLOUTS, head=head, micro_batch=2, vocabulary=True).distribution

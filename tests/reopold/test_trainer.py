@@ -7,10 +7,11 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from reopold.config import (
     GROUP_METHODS,
@@ -21,6 +22,8 @@ from reopold.config import (
     OptimizerConfig,
     RunConfig,
     SamplingConfig,
+    SourceTeacher,
+    TeacherConfig,
     TrainConfig,
 )
 from reopold.data.prompts import Prompt
@@ -462,3 +465,100 @@ def test_golden_losses(method: str, recipe: Recipe, run_dir: MakeRun) -> None:
     golden = json.loads(GOLDEN.read_text())[method]
     for step, (ours, theirs) in enumerate(zip(found, golden, strict=True)):
         assert ours == pytest.approx(theirs, rel=2e-4, abs=1e-6), f"step {step}"
+
+
+def shift_sampler(trainer: Trainer, nats: float) -> None:
+    """The engine as one that computes every log-prob `nats` too low."""
+    generate = trainer.engine.generate
+
+    def shifted(*arguments: Any, **options: Any) -> list[Rollout]:
+        return [
+            dataclasses.replace(r, logprobs=[x - nats for x in r.logprobs])
+            for r in generate(*arguments, **options)
+        ]
+
+    trainer.engine.generate = shifted  # type: ignore[method-assign]
+
+
+def test_a_gap_to_the_sampler_is_an_event_and_then_the_end(
+    recipe: Recipe, run_dir: MakeRun
+) -> None:
+    trainer = trainer_of(run_dir(recipe("opd")))
+    trainer._one_step()
+    assert trainer.run.metrics()[0]["rollout/sampler_gap_max"] < 1e-5
+    assert not [e for e in trainer.run.events() if e["kind"] == "sampler_gap"]
+    shift_sampler(trainer, 0.1)
+    trainer._one_step()
+    (event,) = (e for e in trainer.run.events() if e["kind"] == "sampler_gap")
+    assert event["step"] == 1 and "0.1 nats" in event["message"]
+    assert trainer.run.metrics()[1]["rollout/sampler_gap"] == pytest.approx(0.1, rel=1e-3)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    shift_sampler(trainer, 0.5)
+    with pytest.raises(TrainingFailure, match=r"gap_stop \(0\.5\): they are not the same model"):
+        trainer._one_step()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+    assert trainer.run.dump(2).exists()
+
+
+def test_sampler_weights_scale_the_update(recipe: Recipe, run_dir: MakeRun) -> None:
+    """A sampler that is 0.1 nats too low a token: weights of e^0.1, cut at 1.05."""
+    losses = {}
+    for weights in ("none", "token"):
+        objective = ObjectiveConfig(sampler_weights=weights, sampler_weight_cap=1.05)  # type: ignore[arg-type]
+        trainer = trainer_of(run_dir(recipe("opd", objective=objective), weights))
+        shift_sampler(trainer, 0.1)
+        trainer._one_step()
+        losses[weights] = trainer.run.metrics()[0]["train/loss"]
+    assert losses["token"] == pytest.approx(1.05 * losses["none"], rel=1e-5)
+    assert trainer.run.metrics()[0]["rollout/sampler_weight_cut"] == 1.0
+
+
+def test_each_prompt_is_scored_by_the_teacher_of_its_source(
+    recipe: Recipe, run_dir: MakeRun, suite: Path, tmp_path: Path
+) -> None:
+    lines = [json.loads(x) for x in (suite / "train.jsonl").read_text().splitlines()]
+    for i, line in enumerate(lines):
+        line["source"] = "own" if i % 2 else ""
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    # The student itself is the teacher of "own": it gives its samples the reward 0.
+    own = SourceTeacher(sources=["own"], model=str(suite / "student-init"))
+    sampling = SamplingConfig(prompts_per_step=16, rollouts_per_prompt=2, max_new_tokens=12)
+    config = recipe("opd", data=DataConfig(train=str(data)), teachers=[own], sampling=sampling)
+    step = trainer_of(run_dir(config))._one_step()
+    reward_N = step.batch.teacher_logprobs_N - step.batch.student_logprobs_N  # type: ignore[operator]
+    kinds = set()
+    for i, rollout in enumerate(step.rollouts):
+        mean = float(reward_N[step.batch.sequence_N == i].abs().mean())
+        assert (mean < 1e-5) == (rollout.source == "own")
+        kinds.add(rollout.source)
+    assert kinds == {"own", ""}
+
+
+def test_scoring_ahead_changes_no_bit(recipe: Recipe, run_dir: MakeRun) -> None:
+    lines = []
+    for ahead in (True, False):
+        config = recipe("reopold", teacher=TeacherConfig(overlap=ahead))
+        trainer = trainer_of(run_dir(config, f"ahead-{ahead}"))
+        trainer.teacher = dataclasses.replace(trainer.teacher, concurrent=True, micro_batch=1)  # type: ignore[type-var]
+        for _ in range(2):
+            trainer._one_step()
+        lines.append([line["train/nll"] for line in trainer.run.metrics()])
+    assert lines[0] == lines[1]
+
+
+def test_kept_activations_change_no_bit(recipe: Recipe, run_dir: MakeRun) -> None:
+    """One forward pass less, for the same numbers."""
+    found = []
+    for keep in (False, True):
+        train = TrainConfig(steps=6, micro_batch=4, keep_activations=keep)
+        trainer = trainer_of(run_dir(recipe("reopold", train=train), f"keep-{keep}"))
+        for _ in range(3):
+            trainer._one_step()
+        lines = trainer.run.metrics()
+        found.append([(line["train/nll"], line["train/grad_norm"]) for line in lines])
+        found.append(weights(trainer))
+    assert found[0] == found[2]
+    assert all(torch.equal(found[1][name], found[3][name]) for name in found[1])  # type: ignore[index,call-overload]
+    with pytest.raises(ValidationError, match="one update a step"):
+        recipe("opd", train=TrainConfig(keep_activations=True, updates_per_step=2))

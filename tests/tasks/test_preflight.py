@@ -19,15 +19,15 @@ from reopold.config import (
     load_recipe,
 )
 from reopold.run_dir import RunDir
-from tasks.preflight import check_evaluation, check_run, check_study
+from tasks.preflight import check_evaluation, check_run, check_study, claim_run, preflight
 from tests.conftest import REPO
 
 Recipe = Callable[..., RunConfig]
 
 
-def test_a_good_recipe_claims_its_folder(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_good_recipe_is_accepted_and_nothing_is_written(recipe: Recipe, tmp_path: Path) -> None:
     check_run(recipe(), tmp_path / "run")
-    assert (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_each_fault_of_a_run_is_named_and_nothing_is_written(
@@ -64,9 +64,10 @@ def test_tokenizers_that_differ_are_refused(recipe: Recipe, tmp_path: Path, suit
 
 
 def test_a_folder_of_another_recipe_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    check_run(recipe(), tmp_path / "run")
+    claim_run(recipe(), tmp_path / "run")
+    claim_run(recipe(), tmp_path / "run")
     with pytest.raises(ConfigError, match="belongs to another config"):
-        check_run(recipe(seed=4), tmp_path / "run")
+        claim_run(recipe(seed=4), tmp_path / "run")
 
 
 def test_a_study_claims_its_folder_unless_it_is_anothers_or_the_disk_is_full(
@@ -99,5 +100,26 @@ def test_a_home_relative_path_is_found(
     recipe: Recipe, tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(suite))
-    check_run(recipe("grpo", data=DataConfig(train="~/train.jsonl")), tmp_path / "run")
+    config = recipe("grpo", data=DataConfig(train="~/train.jsonl"))
+    check_run(config, tmp_path / "run")
+    claim_run(config, tmp_path / "run")
     assert Path(RunDir(tmp_path / "run").config().data.train).exists()
+
+
+def test_the_table_holds_disk_and_trackers(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe()
+    found = {check.name: check.status for check in preflight(config, tmp_path / "run")}
+    assert set(found.values()) == {"pass"}
+    assert {"disk", "MLflow", "Prefect", "reward 0"} <= set(found)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))  # type: ignore[attr-defined]
+    found = {check.name: check.status for check in preflight(config, tmp_path / "run")}
+    assert {name for name, status in found.items() if status == "fail"} == {
+        "disk",
+        "MLflow",
+        "Prefect",
+    }
