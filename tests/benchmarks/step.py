@@ -1,7 +1,8 @@
 """One whole training step (sample, score, update) beside TRL's trainers.
 
-`make benchmarks-step` (a quiet machine, about two minutes): the micro suite's untrained models,
-32 prompts x 4 rollouts of at most 48 tokens, one optimiser update, float32, one thread. Our `opd`
+`make benchmarks-step` (a quiet machine, about a minute): the micro suite's untrained models,
+32 prompts x 4 rollouts of at most 48 tokens, one optimiser update, float32, one thread. Ours keeps
+its activations from scoring to the update (`train.keep_activations`, off by default). Our `opd`
 stands beside TRL's IWOPDTrainer without its weights (gamma 0, which is the same gradient:
 docs/conformance.md), our `grpo` beside its GRPOTrainer. They take turns of a few steps in one
 process, and the first steps of a turn are not measured; what is printed are medians of CPU
