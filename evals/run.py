@@ -34,9 +34,10 @@ from evals.results import (
 )
 from evals.stats import score_interval
 from reopold.config import ConfigError, EvaluationConfig, parse
-from reopold.parent import watch_parent
+from reopold.integrity import COMPLETE, faults, marker
 from reopold.provenance import checkpoint_digest, versions
 from reopold.run_dir import RunDir
+from reopold.stopping import EXIT_STOPPED, ShouldStop, StopFlag, StopRequested, check, never
 
 if TYPE_CHECKING:
     from evals.harness.task import Question
@@ -57,6 +58,7 @@ class Evaluation:
     device: str = "auto"
     threads: int | None = None
     """CPU threads of torch; None leaves them as they are."""
+    should_stop: ShouldStop = never
 
 
 def prepare(
@@ -65,13 +67,14 @@ def prepare(
     dtype: str = "float32",
     device: str = "auto",
     threads: int | None = None,
+    should_stop: ShouldStop = never,
 ) -> Evaluation:
     """Raises ConfigError: unknown benchmark, senseless settings or unreadable problems."""
     benchmark = check_settings(settings)
     if not settings.data:
         raise ConfigError("evaluation.data is empty: name the JSONL file of test problems")
     problems = load_problems(Path(settings.data))
-    return Evaluation(settings, benchmark, problems, dtype, device, threads)
+    return Evaluation(settings, benchmark, problems, dtype, device, threads, should_stop)
 
 
 def check_settings(settings: EvaluationConfig) -> Benchmark:
@@ -125,6 +128,8 @@ def ensure_results(
 
 def _evaluate(checkpoint: Path, evaluation: Evaluation, output: Path, step: int | None) -> Results:
     digest, trained = _identity(checkpoint)
+    if (checkpoint / COMPLETE).exists() and (wrong := faults(checkpoint)):
+        raise ConfigError(f"{checkpoint} is damaged: {'; '.join(wrong[:3])}")
     from evals.harness.task import run_benchmark  # torch and lm-eval: seconds to import
 
     load_engine = _engine_loader(evaluation)
@@ -201,22 +206,20 @@ def _identity(checkpoint: Path) -> tuple[str, int]:
     """A checkpoint's digest and completed steps.
 
     Raises:
-        ConfigError: it is no checkpoint folder, or its COMPLETE is damaged.
+        ConfigError: it is no checkpoint folder, or one of ours that is damaged.
     """
     if not (checkpoint / "config.json").is_file():
         raise ConfigError(f"no checkpoint at {checkpoint}: it holds no config.json")
-    marker = checkpoint / "COMPLETE"
     try:
-        step = int(json.loads(marker.read_text(encoding="utf-8"))["step"]) if marker.exists() else 0
-        return checkpoint_digest(checkpoint), step
+        return checkpoint_digest(checkpoint), int((marker(checkpoint) or {"step": 0})["step"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{marker} is damaged") from error
+        raise ConfigError(f"{checkpoint / COMPLETE} is damaged") from error
 
 
 def _engine_loader(evaluation: Evaluation) -> Callable[[Path], tuple[Engine, Any]]:
     """Import the engine and settle its device; what remains is to load a checkpoint."""
     if evaluation.settings.engine == "vllm":
-        return partial(_vllm_engine, dtype=evaluation.dtype)
+        return partial(_vllm_engine, dtype=evaluation.dtype, should_stop=evaluation.should_stop)
     import torch
 
     from reopold.engines.hf import HFEngine
@@ -231,7 +234,12 @@ def _engine_loader(evaluation: Evaluation) -> Callable[[Path], tuple[Engine, Any
 
     def load(checkpoint: Path) -> tuple[Engine, Any]:
         try:
-            engine = HFEngine.load(str(checkpoint), dtype=evaluation.dtype, device=device)
+            engine = HFEngine.load(
+                str(checkpoint),
+                dtype=evaluation.dtype,
+                device=device,
+                should_stop=evaluation.should_stop,
+            )
             return engine, engine.tokenizer
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
@@ -240,7 +248,7 @@ def _engine_loader(evaluation: Evaluation) -> Callable[[Path], tuple[Engine, Any
     return load
 
 
-def _vllm_engine(checkpoint: Path, dtype: str) -> tuple[Engine, Any]:
+def _vllm_engine(checkpoint: Path, dtype: str, should_stop: ShouldStop) -> tuple[Engine, Any]:
     """vLLM in a child process, which ends before the next checkpoint's begins."""
     from reopold.data.tokenizers import load_tokenizer
     from reopold.engines.vllm import VLLMEngine
@@ -253,11 +261,14 @@ def _vllm_engine(checkpoint: Path, dtype: str) -> tuple[Engine, Any]:
         dtype=dtype,
         memory_fraction=EVALUATION_MEMORY,
         own_process=True,
+        should_stop=should_stop,
     )
     return engine, tokenizer
 
 
-def evaluate_run(run: RunDir, steps: Sequence[int] | None = None) -> list[Results]:
+def evaluate_run(
+    run: RunDir, steps: Sequence[int] | None = None, should_stop: ShouldStop = never
+) -> list[Results]:
     """Bring the results of a run's complete checkpoints up to date, a line each on stdout.
 
     Args:
@@ -265,6 +276,7 @@ def evaluate_run(run: RunDir, steps: Sequence[int] | None = None) -> list[Result
 
     Raises:
         ConfigError: as :func:`evaluate_checkpoint`, or a checkpoint is not there.
+        StopRequested: a stop was asked for; the results made so far are kept.
     """
     config = run.config()
     complete = run.complete_checkpoints()
@@ -279,9 +291,11 @@ def evaluate_run(run: RunDir, steps: Sequence[int] | None = None) -> list[Result
         dtype=config.model.dtype,
         device=config.model.device,
         threads=config.train.threads,
+        should_stop=should_stop,
     )
     found = []
     for step in wanted:
+        check(should_stop)
         results, made = ensure_results(
             run.checkpoint(step),
             evaluation,
@@ -293,7 +307,7 @@ def evaluate_run(run: RunDir, steps: Sequence[int] | None = None) -> list[Result
     return found
 
 
-def evaluate_folder(arguments: argparse.Namespace) -> None:
+def evaluate_folder(arguments: argparse.Namespace, should_stop: ShouldStop) -> None:
     """The second form of the command."""
     try:
         raw = json.loads(arguments.config.read_text(encoding="utf-8"))
@@ -304,6 +318,7 @@ def evaluate_folder(arguments: argparse.Namespace) -> None:
         dtype=arguments.dtype,
         device=arguments.device,
         threads=arguments.threads,
+        should_stop=should_stop,
     )
     results, made = ensure_results(arguments.checkpoint, evaluation, arguments.output)
     print(describe(results, made), flush=True)
@@ -316,22 +331,25 @@ def describe(results: Results, made: bool) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 where the input is at fault."""
+    """The command; returns its exit code: 0, 2 where the input is at fault, 3 if it was stopped."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     bare = (arguments.checkpoint, arguments.config, arguments.output)
     if (arguments.run_dir is None) != all(bare) or (arguments.run_dir and any(bare)):
         parser.error("give RUN_DIR, or all of --checkpoint, --config and --output")
     _quiet()
-    watch_parent(lambda: os._exit(1))
+    stop = StopFlag()
     try:
         if arguments.run_dir is not None:
-            evaluate_run(RunDir(arguments.run_dir), arguments.steps)
+            evaluate_run(RunDir(arguments.run_dir), arguments.steps, stop)
         else:
-            evaluate_folder(arguments)
+            evaluate_folder(arguments, stop)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except StopRequested:
+        print("stopped: what was evaluated is kept", file=sys.stderr)
+        return EXIT_STOPPED
     return 0
 
 

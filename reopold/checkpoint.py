@@ -1,10 +1,14 @@
 """Checkpoints: an ordinary Hugging Face folder that also holds all a run needs to go on.
 
     step-000075/config.json, model.safetensors, tokenizer files
-    step-000075/trainer/state.pt      optimiser, scheduler, RNGs, cursor (tensors and plain data)
-    step-000075/COMPLETE              written last; {"step", "digest"}
+    step-000075/trainer/state.json           counters, cursor, phase, RNGs, optimiser settings
+    step-000075/trainer/state.safetensors    optimiser moments, RNG states, a step under way
+    step-000075/trainer/config.json          the recipe that it was made with
+    step-000075/trainer/*.jsonl              the logs as they were
+    step-000075/MANIFEST.json, COMPLETE      see :mod:`reopold.integrity`
 
-Written into a sibling folder, synced, renamed: a reader sees a whole checkpoint or none.
+Copied at one moment, written into a sibling folder, synced, renamed: a reader sees a whole
+checkpoint or none, and training goes on meanwhile. Nothing in it is a pickle.
 """
 
 from __future__ import annotations
@@ -13,55 +17,144 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from reopold.provenance import checkpoint_digest
+from reopold.integrity import seal, sync
 
 
-def save_checkpoint(
-    folder: Path, *, model: Any, tokenizer: Any, state: dict[str, Any], step: int
-) -> None:
-    """Write a checkpoint atomically.
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint will hold, copied, so that its writer and the trainer share nothing.
 
     Args:
-        state: picklable only by torch's weights_only loader: tensors, numbers, strings, containers.
+        folder: of the checkpoint.
         step: completed optimiser steps.
+        weights: of the model, on the CPU.
+        state: tensors on the CPU, numbers, strings, and lists and dicts of them.
+        recipe: canonical JSON.
+        logs: bytes of each log file that belong to it.
     """
+
+    folder: Path
+    step: int
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+    recipe: str
+    logs: dict[Path, int]
+
+
+def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU; tensors that share memory (a tied head) go on sharing it."""
+    seen: dict[tuple[int, torch.Size, tuple[int, ...]], Tensor] = {}
+    copies = {}
+    for name, value in weights.items():
+        place = (value.data_ptr(), value.shape, value.stride())
+        if place not in seen:
+            seen[place] = value.detach().to("cpu", copy=True)
+        copies[name] = seen[place]
+    return copies
+
+
+def write_checkpoint(snapshot: Snapshot, model: Any, tokenizer: Any) -> None:
+    """Write a checkpoint; it appears whole or not at all.
+
+    Args:
+        model: its class and config only; the weights are the snapshot's.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; nothing is left of it.
+    """
+    folder = snapshot.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     for leftover in folder.parent.glob(".step-*"):
         shutil.rmtree(leftover)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    (temporary / "trainer").mkdir(parents=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    torch.save({**state, "rng": _rng_state()}, temporary / "trainer" / "state.pt")
-    marker = {"step": step, "digest": checkpoint_digest(temporary)}
-    (temporary / "COMPLETE").write_text(json.dumps(marker), encoding="utf-8")
-    for path in [*temporary.rglob("*"), temporary]:
-        _sync(path)
-    if folder.exists():  # an incomplete folder of an older crash
-        shutil.rmtree(folder)
-    os.rename(temporary, folder)
-    _sync(folder.parent)
+    try:
+        own = temporary / "trainer"
+        own.mkdir(parents=True)
+        model.save_pretrained(temporary, state_dict=snapshot.weights)
+        tokenizer.save_pretrained(temporary)
+        plain, tensors = split(snapshot.state)
+        (own / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+        save_file(tensors, own / "state.safetensors")
+        (own / "config.json").write_text(snapshot.recipe, encoding="utf-8")
+        for file, size in snapshot.logs.items():
+            _copy_start(file, own / file.name, size)
+        seal(temporary, snapshot.step)
+        if folder.exists():  # of an earlier start: the same steps were made again
+            os.rename(folder, folder.with_name(f".{folder.name}.old"))
+        os.rename(temporary, folder)
+        sync(folder.parent)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise
+        # Libraries wrap a full disk in errors of their own (safetensors: SafetensorError).
+        raise OSError(f"{folder} could not be written: {error}") from error
+    shutil.rmtree(folder.with_name(f".{folder.name}.old"), ignore_errors=True)
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The trainer's state of a checkpoint; RNGs are restored as a side effect.
-
-    No pickle from disk is executed (`weights_only`).
-    """
-    state: dict[str, Any] = torch.load(
-        folder / "trainer" / "state.pt", map_location="cpu", weights_only=True
-    )
-    _restore_rng(state.pop("rng"))
+    """The trainer's state of a checkpoint, as it was given to :func:`write_checkpoint`."""
+    own = folder / "trainer"
+    plain = json.loads((own / "state.json").read_text(encoding="utf-8"))
+    state: dict[str, Any] = join(plain, load_file(own / "state.safetensors"))
     return state
 
 
-def _rng_state() -> dict[str, Any]:
+def split(tree: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
+    """Nested dicts and lists without their tensors, and the tensors by the path to them."""
+    if isinstance(tree, Tensor):
+        return {"tensor": name}, {name: tree.contiguous().clone()}
+    if isinstance(tree, dict):
+        parts = {
+            str(key): split(value, f"{name}.{key}" if name else str(key))
+            for key, value in tree.items()
+        }
+        tensors = {n: t for _, found in parts.values() for n, t in found.items()}
+        return {key: plain for key, (plain, _) in parts.items()}, tensors
+    if isinstance(tree, list | tuple):
+        rows = [split(value, f"{name}.{i}") for i, value in enumerate(tree)]
+        return [plain for plain, _ in rows], {n: t for _, found in rows for n, t in found.items()}
+    return tree, {}
+
+
+def join(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The reverse of :func:`split`; keys of dicts are strings, tuples are lists."""
+    if isinstance(plain, dict):
+        if plain.keys() == {"tensor"}:
+            return tensors[plain["tensor"]]
+        return {key: join(value, tensors) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [join(value, tensors) for value in plain]
+    return plain
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Moments, copied to the CPU, and settings."""
+    state = optimizer.state_dict()
+    moments = {
+        index: {key: value.detach().to("cpu", copy=True) for key, value in moment.items()}
+        for index, moment in state["state"].items()
+    }
+    return {"state": moments, "param_groups": state["param_groups"]}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    moments = {int(index): moment for index, moment in state["state"].items()}
+    optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+
+
+def rng_state() -> dict[str, Any]:
+    """Of Python, NumPy and torch. The sampler's is a function of (seed, step): nothing to keep."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     state: dict[str, Any] = {
@@ -74,7 +167,14 @@ def _rng_state() -> dict[str, Any]:
     return state
 
 
-def _restore_rng(state: dict[str, Any]) -> None:
+def seed_all(seed: int) -> None:
+    """Python's, NumPy's and torch's global generators, whoever may draw from them."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def restore_rng(state: Mapping[str, Any]) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
@@ -84,9 +184,7 @@ def _restore_rng(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _copy_start(source: Path, target: Path, size: int) -> None:
+    """The first `size` bytes of a log, whose later lines belong to later steps."""
+    with open(source, "rb") as read, open(target, "wb") as write:
+        write.write(read.read(size))

@@ -29,6 +29,8 @@ Method = Literal[
     "sft",
 ]
 Family = Literal["maths", "visual", "tools"]
+#: What an alarm does; `warn` is the least, an event that people are told of.
+Policy = Literal["off", "warn", "pause", "stop", "rollback"]
 
 #: Methods that learn from a teacher's scores of the student's samples.
 DISTILLATION_METHODS: tuple[Method, ...] = (
@@ -125,7 +127,8 @@ class EngineConfig(ServingConfig):
     """What samples. The student's weights are handed to it after every step."""
 
     gap_warn: float = Field(0.05, gt=0.0)
-    """Mean |log-prob of trainer - log-prob of sampler| in nats above which a step is an event."""
+    """Mean |log-prob of trainer - log-prob of sampler| in nats above which an alarm is raised
+    (health.sampler_gap)."""
     gap_stop: float = Field(0.5, gt=0.0)
     """The same, above which the run ends: sampler and trainer are not the same model."""
 
@@ -270,6 +273,17 @@ class TrainConfig(Strict):
     """Optimiser steps. One step is one batch of prompts_per_step x rollouts_per_prompt samples."""
     checkpoint_every: int = Field(25, ge=1)
     """Steps between checkpoints. Every checkpoint is evaluated; the last step always is one."""
+    save_every: int = Field(0, ge=0)
+    """Steps between further checkpoints to go on from, which are not evaluated and make room for
+    the next; 0 saves with checkpoint_every only. What a killed run loses at most."""
+    background_saves: bool = True
+    """Write a checkpoint while the training goes on, from a copy in memory (weights and AdamW's two
+    moments); off waits for the disk instead."""
+    keep_last: int = Field(0, ge=0)
+    """Newest checkpoints that stay on disk once they are evaluated; 0 keeps all. The run's last one
+    always stays; of the others the evaluation and the digest do."""
+    keep_best: int = Field(1, ge=0)
+    """With keep_last: checkpoints of the best scores that stay as well."""
     updates_per_step: int = Field(1, ge=1)
     """Optimiser updates that a step's rollouts are split into, by prompts. 1 is on-policy; with
     more, the importance ratio leaves 1."""
@@ -282,6 +296,57 @@ class TrainConfig(Strict):
     """Rollouts written to `rollouts/` at every checkpoint, to read with one's own eyes."""
     threads: int = Field(1, ge=1)
     """CPU threads of the trainer. More than one changes float sums, hence the bits."""
+
+
+class HealthConfig(Strict):
+    """Alarms on the metrics of a run, and what each does (docs/health.md).
+
+    `off` looks away, `warn` tells, `pause` saves and ends until somebody starts the run again,
+    `stop` ends it, `rollback` goes on from the last healthy checkpoint with rollback_set.
+    """
+
+    window: int = Field(10, ge=2)
+    """Steps that are averaged before an alarm judges them, and quiet steps that end an alarm.
+    Smaller: sooner and more often wrong."""
+    entropy_collapse: Policy = "warn"
+    """The samples of the student hardly differ any more."""
+    entropy_share: float = Field(0.1, gt=0.0, lt=1.0)
+    """entropy_collapse: below this share of the first step's entropy."""
+    length_inflation: Policy = "warn"
+    """Responses grow, and more of them are truncated."""
+    length_factor: float = Field(1.5, gt=1.0)
+    """length_inflation: longer than the first step's responses by this factor, with truncation up
+    by half of truncation_rise."""
+    truncation: Policy = "warn"
+    """Responses reach sampling.max_new_tokens that did not at the start."""
+    truncation_rise: float = Field(0.2, gt=0.0, lt=1.0)
+    """truncation: share of truncated responses above that of the first step."""
+    repetition: Policy = "warn"
+    """Responses go round in circles."""
+    repetition_rise: float = Field(0.2, gt=0.0, lt=1.0)
+    """repetition: share of repeated 4-grams above that of the first step."""
+    reward_collapse: Policy = "warn"
+    """The student unlearns: by the outcome reward, or by the teacher's."""
+    reward_share: float = Field(0.7, gt=0.0, lt=1.0)
+    """reward_collapse: outcome reward below this share of its best window; or the teacher's reward
+    below the first step's divided by this."""
+    gradient_spike: Policy = "warn"
+    """A gradient unlike those before it."""
+    gradient_factor: float = Field(10.0, gt=1.0)
+    """gradient_spike: norm above this many medians of the window before it, within a phase, and
+    above optimizer.grad_clip."""
+    sampler_gap: Policy = "warn"
+    """Sampler and trainer drift apart: above engine.gap_warn."""
+    non_finite: Policy = "warn"
+    """A metric is NaN or infinite."""
+    rollback_set: list[str] = ["optimizer.lr=*0.5"]
+    """What a rollback changes, as `--set` takes it; `*0.5` multiplies the number that is there."""
+    rollback_limit: int = Field(2, ge=0)
+    """Rollbacks of a run; an alarm that asks for one more stops it."""
+
+    @property
+    def rolls_back(self) -> bool:
+        return "rollback" in (getattr(self, name) for name in type(self).model_fields)
 
 
 class EvaluationConfig(Strict):
@@ -320,6 +385,7 @@ class RunConfig(Strict):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    health: HealthConfig = HealthConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
@@ -400,6 +466,11 @@ class RunConfig(Strict):
         sources = [source for teacher in self.teachers for source in teacher.sources]
         if len(set(sources)) != len(sources):
             raise ValueError("each source may be listed with one of `teachers` only")
+        return self
+
+    @model_validator(mode="after")
+    def _rollback_is_possible(self) -> Self:
+        _check_rollback(self)
         return self
 
     @property
@@ -489,7 +560,14 @@ class StudyConfig(Strict):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    health: HealthConfig = HealthConfig()
+    """Of the methods' runs; teacher and student are trained with the default."""
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _rollback_is_possible(self) -> Self:
+        _check_rollback(self)
+        return self
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Self:
@@ -538,7 +616,10 @@ def load_recipe(path: Path, kind: type[Config], overrides: Sequence[str] = ()) -
         raise ConfigError(f"{path} must hold a mapping of keys to values, not {type(raw).__name__}")
     for override in overrides:
         _apply_override(raw, override)
-    return parse(raw, kind, str(path))
+    config = parse(raw, kind, str(path))
+    if isinstance(config, RunConfig | StudyConfig) and config.health.rolls_back:
+        changed(config, config.health.rollback_set)
+    return config
 
 
 def parse(raw: Mapping[str, Any], kind: type[Config], source: str) -> Config:
@@ -548,6 +629,116 @@ def parse(raw: Mapping[str, Any], kind: type[Config], source: str) -> Config:
     except ValidationError as error:
         lines = [_explain(fault, kind) for fault in error.errors()]
         raise ConfigError(f"{source}: " + "\n  ".join(lines)) from error
+
+
+#: Settings that a rollback must not change, by prefix, and why.
+_FIXED = {
+    "name": "it names the run",
+    "method": "that would be another run",
+    "family": "that would be another run",
+    "methods": "that would be another study",
+    "seeds": "that would be another study",
+    "baseline": "that would be another study",
+    "seed": "it decides which prompts the steps before have seen",
+    "model": "checkpoints would belong to other models",
+    "micro": "checkpoints would belong to other models",
+    "data": "it decides which prompts the steps before have seen",
+    "teachers": "checkpoints would have learnt from other teachers",
+    "sampling.prompts_per_step": "a checkpoint's step would mean other samples",
+    "sampling.rollouts_per_prompt": "a checkpoint's step would mean other samples",
+    "objective.resample_rounds": "a checkpoint's step would mean other samples",
+    "objective.phases": "a checkpoint's step would belong to another phase",
+    "objective.switch_fraction": "a checkpoint's step would belong to another phase",
+    "objective.switch_step": "a checkpoint's step would belong to another phase",
+    "train.steps": "a checkpoint's step would mean another share of the run",
+    "train.checkpoint_every": "checkpoints would stand at other steps",
+    "evaluation": "scores before and after could not be compared",
+    "health": "an alarm must not silence itself",
+}
+
+
+def changed(config: Config, overrides: Sequence[str]) -> tuple[Config, dict[str, list[Any]]]:
+    """`config` as a rollback changes it, and the old and new value by key.
+
+    Args:
+        overrides: `key.sub=value` as `--set` takes it; the value `*0.5` multiplies by 0.5.
+
+    Raises:
+        ConfigError: an override is malformed, unknown, not for a rollback to change, or changes
+            nothing; or the result is no valid config.
+    """
+    new, change = _change(config, overrides)
+    idle = [key for key, (before, after) in change.items() if before == after]
+    if idle:
+        raise ConfigError(
+            f"health.rollback_set: {', '.join(idle)} would stay as it is, and the run would meet "
+            "the same alarm again; give it another value"
+        )
+    return new, change
+
+
+def _change(config: Config, overrides: Sequence[str]) -> tuple[Config, dict[str, list[Any]]]:
+    if not overrides:
+        raise ConfigError(
+            "health.rollback_set is empty: without a change the run would meet the same alarm "
+            "again; name one, for example optimizer.lr=*0.5"
+        )
+    raw = config.model_dump(mode="json")
+    for override in overrides:
+        _refuse_fixed(override)
+        _apply_override(raw, _multiplied(raw, override))
+    new = parse(raw, type(config), "health.rollback_set")
+    keys = [override.partition("=")[0] for override in overrides]
+    old_raw, new_raw = config.model_dump(mode="json"), new.model_dump(mode="json")
+    return new, {key: [_value_at(old_raw, key), _value_at(new_raw, key)] for key in keys}
+
+
+def _refuse_fixed(override: str) -> None:
+    key = override.partition("=")[0]
+    for fixed, reason in _FIXED.items():
+        if key == fixed or key.startswith(f"{fixed}."):
+            raise ConfigError(f"health.rollback_set cannot change '{key}': {reason}")
+
+
+def _multiplied(raw: Mapping[str, Any], override: str) -> str:
+    """`key=*factor` as `key=product`; any other override as it is."""
+    key, _, text = override.partition("=")
+    old = _value_at(raw, key)
+    if isinstance(old, Mapping):
+        raise ConfigError(f"health.rollback_set {override!r}: name a field of '{key}', not all")
+    if not text.startswith("*"):
+        return override
+    try:
+        factor = float(text[1:])
+    except ValueError as error:
+        raise ConfigError(
+            f"health.rollback_set {override!r}: write a factor as {key}=*0.5"
+        ) from error
+    if old is None:
+        return f"{key}={factor}"  # the key is unknown: parse says so, and names the nearest
+    if isinstance(old, bool) or not isinstance(old, int | float):
+        raise ConfigError(f"health.rollback_set {override!r}: {old!r} is no number to multiply")
+    return f"{key}={json.dumps(old * factor)}"
+
+
+def _value_at(raw: Mapping[str, Any], key: str) -> Any:
+    """The value at `a.b.c`, or None."""
+    node: Any = raw
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _check_rollback(config: RunConfig | StudyConfig) -> None:
+    """Refuse a rollback that could not be made. A value that is there already passes: after a
+    rollback it is."""
+    if not config.health.rolls_back:
+        return
+    try:
+        # With the default policies, or the check would go round in circles.
+        _change(config.model_copy(update={"health": HealthConfig()}), config.health.rollback_set)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -11,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig, is_local
+from reopold.integrity import file_digest, marker, weights_digest
 from reopold.run_dir import RunDir
 
 PACKAGES = (
@@ -64,22 +64,18 @@ def hardware(device: str) -> dict[str, str | int]:
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """SHA-256 over config.json and weights: names what a run started from.
+    """Names what a run started from, by config.json and weights.
 
-    Our own checkpoints carry it in COMPLETE. A hub id (no local folder) is named by itself.
+    Our own checkpoints carry it in COMPLETE, or in PRUNED. A hub id (no local folder) is named by
+    itself.
     """
-    marker = folder / "COMPLETE"
-    if marker.exists():
-        return str(json.loads(marker.read_text(encoding="utf-8"))["digest"])
+    named = marker(folder)
+    if named is not None:
+        return str(named["digest"])
     if not folder.is_dir():
         return str(folder)
-    digest = hashlib.sha256()
-    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
-        digest.update(file.name.encode())
-        with open(file, "rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    files = [*folder.glob("config.json"), *folder.glob("*.safetensors")]
+    return weights_digest({file.name: file_digest(file) for file in files})
 
 
 def check_parents(run: RunDir, config: RunConfig) -> dict[str, str]:

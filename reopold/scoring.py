@@ -19,6 +19,7 @@ from reopold.config import ConfigError
 from reopold.divergences import TopK, Vocabulary
 from reopold.logprobs import Head, token_logprobs_and_entropy, top_logprobs, upcast
 from reopold.rollouts import Rollout
+from reopold.stopping import ShouldStop, check, never
 
 #: Share of a micro-batch's length that its shortest sequence may be padded by, and the sequences
 #: that are worth a pass of their own.
@@ -126,6 +127,7 @@ def score(
     top_k: int = 0,
     vocabulary: bool = False,
     forward: Forward | None = None,
+    should_stop: ShouldStop = never,
 ) -> Scores:
     """Log-prob and entropy of every response token under `model`.
 
@@ -135,6 +137,9 @@ def score(
         vocabulary: also the whole distribution, kept as hidden states: N x D of them.
         forward: is filled with the micro-batches and their hidden states, with their graphs, for
             an update that would otherwise compute them again.
+
+    Raises:
+        StopRequested: `should_stop` said so between two micro-batches.
     """
     total = sum(len(r.response_ids) for r in rollouts)
     dtype = torch.promote_types(model.dtype, torch.float32)
@@ -142,6 +147,7 @@ def score(
     entropy_N = logprobs_N.clone()
     more: TopK | Vocabulary | None = None
     for batch in micro_batches(rollouts, micro_batch, model.device):
+        check(should_stop)
         with torch.set_grad_enabled(forward is not None):
             hidden_ND = token_hidden(model, batch)
         if forward is not None:

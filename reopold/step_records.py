@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from reopold.data.prompts import Prompt
-from reopold.rollouts import Credit, Rollout, TokenBatch
-
-
-@dataclass
-class Step:
-    """What one optimiser step has seen, kept for the log and for the rollouts folder."""
-
-    prompts: list[Prompt]
-    rollouts: list[Rollout]
-    batch: TokenBatch
-    credit: Credit
+from reopold.rollouts import Credit, TokenBatch
+from reopold.step_buffer import Step
 
 
 def describe_rollout(step: Step, i: int, tokenizer: Any) -> dict[str, Any]:
     """One rollout as a readable record: text, outcome, and every token's signals."""
-    rollout, batch = step.rollouts[i], step.batch
+    rollout, batch, credit = step.rollouts[i], step.batch, step.credit
+    assert batch is not None and credit is not None
     prompt = step.prompts[i * len(step.prompts) // len(step.rollouts)]
     rows = (batch.sequence_N == i).nonzero().squeeze(-1).tolist()
     teacher = batch.teacher_logprobs_N
@@ -44,35 +33,26 @@ def describe_rollout(step: Step, i: int, tokenizer: Any) -> dict[str, Any]:
                 "teacher_logprob": None if teacher is None else float(teacher[row]),
                 "student_logprob": float(batch.student_logprobs_N[row]),
                 "entropy": float(batch.entropy_N[row]),
-                "kept": bool(step.credit.keep_N[row]),
+                "kept": bool(credit.keep_N[row]),
             }
             for token, row in zip(rollout.response_ids, rows, strict=True)
         ],
     }
 
 
-def dump_step(
-    path: Path,
-    *,
-    step: int,
-    reason: str,
-    rollouts: Sequence[Rollout],
-    batch: TokenBatch,
-    credit: Credit | None,
-    grad_norms: dict[str, float] | None = None,
-) -> None:
+def dump_step(path: Path, step: Step, reason: str, grad_norms: dict[str, float]) -> None:
     """Everything that explains a step that went wrong, for `torch.load(path)`.
 
     Tensors, numbers, strings and lists only, so that it loads with `weights_only`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
-        "step": step,
+        "step": step.k,
         "reason": reason,
-        "rollouts": [dataclasses.asdict(rollout) for rollout in rollouts],
-        "batch": _tensors(batch),
-        "credit": {} if credit is None else _tensors(credit),
-        "grad_norms": grad_norms or {},
+        "rollouts": [dataclasses.asdict(rollout) for rollout in step.rollouts],
+        "batch": {} if step.batch is None else _tensors(step.batch),
+        "credit": {} if step.credit is None else _tensors(step.credit),
+        "grad_norms": grad_norms,
     }
     temporary = path.with_suffix(".tmp")
     torch.save(record, temporary)

@@ -78,6 +78,7 @@ def plan_run(study: StudyConfig, study_dir: Path, method: Method, seed: int) -> 
         objective=study.objective,
         optimizer=study.optimizer,
         train=study.train,
+        health=study.health,
         evaluation=_evaluation(study, study_dir),
     )
 

@@ -5,38 +5,52 @@ Axes: N response tokens of the step, flattened over its rollouts; S sequences.
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import inspect
 import json
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from reopold.checkpoint import load_state, save_checkpoint
+from reopold.checkpoint import (
+    Snapshot,
+    copied,
+    load_state,
+    optimizer_state,
+    restore_optimizer,
+    restore_rng,
+    rng_state,
+    write_checkpoint,
+)
 from reopold.config import DISTILLATION_METHODS, RunConfig
 from reopold.data.answers import answer_reward
-from reopold.data.prompts import Prompt, batch_indices, load_prompts
-from reopold.data.tokenizers import load_tokenizer, render
+from reopold.data.prompts import Prompt, load_prompts
+from reopold.data.tokenizers import load_tokenizer
 from reopold.diagnostics import repetition, reward_diagnostics
-from reopold.engines.base import SEED_LIMIT
 from reopold.engines.build import build_engine
 from reopold.engines.handover import hand_over
 from reopold.engines.hf import HFEngine, load_model
+from reopold.health import Alarm, Health
 from reopold.objectives import OBJECTIVES, Objective, build
+from reopold.retention import prune
 from reopold.rewards import MissingScore
-from reopold.rollouts import Credit, Rollout, SamplingParams, TokenBatch
-from reopold.run_dir import RunDir, append_line
+from reopold.rollouts import Rollout, TokenBatch
+from reopold.run_dir import RunDir, append_line, write_atomic
 from reopold.sampler_gap import gap_metrics
+from reopold.sampling import Sampler
+from reopold.saving import Saver
 from reopold.scoring import Scores
-from reopold.step_records import Step, describe_rollout, dump_step
+from reopold.step_buffer import Metrics, Step, Updates, pack, same_credit, unpack
+from reopold.step_records import describe_rollout, dump_step
+from reopold.stopping import ShouldStop, StopRequested, never
+from reopold.teachers.base import Teacher
 from reopold.teachers.build import build_teacher, load_local
-from reopold.teachers.routing import ScoringAhead
-from reopold.update import Metrics, NonFinite, Updater
+from reopold.update import NonFinite, Updater
 
 
 class TrainingFailure(RuntimeError):
@@ -48,23 +62,34 @@ class SamplerGap(RuntimeError):
 
 
 class Trainer:
-    """Trains the student of a run directory; all state that matters is in its checkpoints."""
+    """Trains the student of a run directory; all state that matters is in its checkpoints.
+
+    Args:
+        point: checkpoint to go on from; None starts from the student. The run's logs have to be
+            cut back to it already.
+    """
 
     def __init__(
         self,
         run: RunDir,
         config: RunConfig,
         device: str,
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: ShouldStop = never,
+        point: Path | None = None,
     ) -> None:
         self.should_stop = should_stop
         self.run, self.config, self.device = run, config, device
         self.steps_done = self.samples = self.tokens = 0
+        self.blocked = 0.0
+        self.step: Step | None = None
+        self.kept: dict[str, Any] = {}
+        self.alarm: Alarm | None = None
         self.tokenizer = load_tokenizer(config.model.student)
+        # A fast tokenizer is not to be read by the checkpoint's writer while it is in use here.
+        self.written_tokenizer = copy.deepcopy(self.tokenizer)
         self.prompts = load_prompts(config.data.train, completions=config.method == "sft")
         self.objective = build_objective(config)
-        newest = run.complete_checkpoints()[-1:]
-        folder = str(run.checkpoint(newest[0])) if newest else config.model.student
+        folder = str(point) if point else config.model.student
         self.model = load_model(folder, dtype="float32", device=device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -73,17 +98,25 @@ class Trainer:
             weight_decay=config.optimizer.weight_decay,
         )
         self.updater = Updater(
-            run, config, self.model, self.objective, self.optimizer, len(self.tokenizer)
+            run,
+            config,
+            self.model,
+            self.objective,
+            self.optimizer,
+            len(self.tokenizer),
+            should_stop,
         )
-        if newest:
-            self._restore(newest[0])
+        if point:
+            self._restore(point)
+        self.health = Health(config, run.metrics())
+        self.saver = Saver()
         self._start_models()
 
     def _start_models(self) -> None:
         """The engine, the teacher and the reference, each wherever the recipe puts it."""
         config, needs, folder = self.config, self.objective.needs, self.run.path / "engine"
-        self.teacher = self.reference = None
-        self.ahead: ScoringAhead | None = None
+        self.teacher: Teacher | None = None
+        self.reference: Teacher | None = None
         self.engine = build_engine(
             config,
             self.model,
@@ -104,7 +137,19 @@ class Trainer:
                 )
             if needs.reference:
                 path = config.model.reference or config.model.student
-                self.reference = load_local(config, path, self.tokenizer, self.device)
+                self.reference = load_local(
+                    config, path, self.tokenizer, self.device, self.should_stop
+                )
+            self.sampler = Sampler(
+                config,
+                self.prompts,
+                self.tokenizer,
+                self.engine,
+                needs,
+                self.teacher,
+                lambda prompts, rollouts: self._outcomes(prompts, rollouts),
+                self.should_stop,
+            )
             self._hand_over()
         except BaseException:
             self.close()
@@ -112,8 +157,9 @@ class Trainer:
 
     def close(self) -> None:
         """End the engine and the teacher, and whatever was started for them."""
-        if self.ahead is not None:
-            self.ahead.close()
+        self.saver.close()
+        if hasattr(self, "sampler") and self.sampler.ahead is not None:
+            self.sampler.ahead.close()
         self.engine.close()
         if self.teacher is not None:
             self.teacher.close()
@@ -133,91 +179,115 @@ class Trainer:
         }
 
     def train(self, until: int) -> None:
-        """Train up to `until` completed steps, or to the first step after a stop is asked for."""
-        scheduled = set(self.config.checkpoint_steps())
-        while self.steps_done < until:
-            phase = self.config.phase(self.steps_done)
-            if self.steps_done == 0 or phase != self.config.phase(self.steps_done - 1):
-                self.run.event("phase", self.steps_done, f"{phase} begins")
-            step = self._one_step()
-            stopping = self.should_stop()
-            if self.steps_done in scheduled or self.steps_done == until or stopping:
+        """Train up to `until` completed steps, to a stop that is asked for, or to an alarm that
+        ends the run (:attr:`alarm`). When it returns, what it leaves is on disk.
+
+        Raises:
+            TrainingFailure: a step cannot be made. SaveFailed: a checkpoint cannot be written.
+        """
+        scheduled, every = set(self.config.checkpoint_steps()), self.config.train.save_every
+        while self.steps_done < until and self.alarm is None and not self.should_stop():
+            self._announce_phase()
+            self.saver.look()
+            try:
+                step = self._one_step()
+            except StopRequested:
+                break
+            k = self.steps_done
+            if k in scheduled or k == until or (every and k % every == 0):
                 self._checkpoint(step)
-            if stopping:
-                return
+        if self.alarm is None or self.alarm.policy != "rollback":
+            self._save_the_rest()
+        self.saver.wait()
+
+    def _announce_phase(self) -> None:
+        k, phase = self.steps_done, self.config.phase(self.steps_done)
+        if k == 0 or phase != self.config.phase(k - 1):
+            self.run.event("phase", k, f"{phase} begins")
 
     def _one_step(self) -> Step:
-        k, start = self.steps_done, time.perf_counter()
-        prompts, rollouts, drawn = self._sample(k)
+        """Raises StopRequested: :attr:`step` holds what is there of the step by then."""
+        if self.step is None:
+            started = time.perf_counter()
+            drawn = self.sampler.draw(self.steps_done)
+            self.step = Step(self.steps_done, *drawn)
+            self.step.seconds["sample"] = time.perf_counter() - started
+        step, k = self.step, self.steps_done
         self.engine.sleep()
-        sampled = time.perf_counter()
-        batch, gap = self._signals(prompts, rollouts)
-        scored = time.perf_counter()
-        credit, update = self._learn(rollouts, batch, gap, k)
-        self.steps_done += 1
-        synced = self._hand_over()
-        end = time.perf_counter()
-        self.samples += len(rollouts)
-        tokens = sum(len(rollout.response_ids) for rollout in drawn)
-        self.tokens += tokens
-        metrics = {
-            **update,
-            **credit.metrics,
-            **gap,
-            **synced,
-            **self._rollout_metrics(rollouts, drawn, batch),
-            "perf/seconds_sample": sampled - start,
-            "perf/seconds_score": scored - sampled,
-            "perf/seconds_update": end - scored,
-            "perf/seconds_total": end - start,
-            "perf/tokens_per_second": tokens / (end - start),
-        }
-        position = {"step": k, "phase": self.config.phase(k), "time": time.time()}
-        totals = {"samples": self.samples, "tokens": self.tokens}
-        append_line(self.run.metrics_file, {**position, **totals, **metrics})
-        return Step(prompts, rollouts, batch, credit)
+        with _timed(step, "score"):
+            if step.batch is None:
+                step.batch, step.gap = self._signals(step.prompts, step.rollouts)
+        with _timed(step, "update"):
+            update = self._learn(step)
+            self.steps_done, self.step = k + 1, None
+            synced = self._hand_over()
+        self.samples += len(step.rollouts)
+        self.tokens += step.drawn.tokens
+        self._log(step, {**update, **step.gap, **synced})
+        return step
 
-    def _watch_gap(self, gap: float, k: int) -> None:
-        """Raises SamplerGap above the second threshold; above the first the step is an event."""
-        limits = self.config.engine
-        if not gap <= limits.gap_stop:
+    def _log(self, step: Step, metrics: Metrics) -> None:
+        """The step's line, and what is unhealthy about it."""
+        total, blocked = sum(step.seconds.values()), self.blocked
+        self.blocked = 0.0
+        line = {
+            "step": step.k,
+            "phase": self.config.phase(step.k),
+            "time": time.time(),
+            "samples": self.samples,
+            "tokens": self.tokens,
+            **metrics,
+            **self._rollout_metrics(step),
+            **{f"perf/seconds_{part}": seconds for part, seconds in step.seconds.items()},
+            "perf/seconds_total": total,
+            "perf/seconds_checkpoint": blocked,
+            "perf/tokens_per_second": step.drawn.tokens / total,
+        }
+        append_line(self.run.metrics_file, line)
+        for alarm in self.health.observe(line):
+            self.run.event(
+                "alarm",
+                step.k,
+                alarm.message,
+                alarm=alarm.name,
+                policy=alarm.policy,
+                value=alarm.value,
+                limit=alarm.limit,
+            )
+            self.alarm = graver(self.alarm, alarm)
+
+    def _watch_gap(self, gap: float) -> None:
+        """Raises SamplerGap above the second threshold; above the first it is an alarm."""
+        limit = self.config.engine.gap_stop
+        if not gap <= limit:
             raise SamplerGap(
                 f"sampler and trainer differ by {gap:.3g} nats a token on average, more than "
-                f"engine.gap_stop ({limits.gap_stop:g}): they are not the same model"
-            )
-        if gap > limits.gap_warn:
-            self.run.event(
-                "sampler_gap",
-                k,
-                f"sampler and trainer differ by {gap:.3g} nats a token on average, more than "
-                f"engine.gap_warn ({limits.gap_warn:g}); objective.sampler_weights corrects for it",
+                f"engine.gap_stop ({limit:g}): they are not the same model"
             )
 
-    def _learn(
-        self, rollouts: list[Rollout], batch: TokenBatch, gap: Metrics, k: int
-    ) -> tuple[Credit, Metrics]:
-        """Credit and update of a step; what is not finite ends the run with a dump.
+    def _learn(self, step: Step) -> Metrics:
+        """Credit and updates of a step; what is not finite ends the run with a dump.
 
         Raises:
             TrainingFailure: a score or a gradient is not finite; the weights are as before.
         """
-        credit = None
+        batch, k = step.batch, step.k
+        assert batch is not None
         try:
-            self._watch_gap(gap.get("rollout/sampler_gap", 0.0), k)
-            credit = self.objective(batch, k)
+            self._watch_gap(step.gap.get("rollout/sampler_gap", 0.0))
+            step.credit = self.objective(batch, k)
+            if not same_credit(step.credit, self.kept):
+                raise MissingScore("the credit of the step that was under way is another today")
+            self.kept = {}
             metrics = self._diagnose(batch, k)
-            return credit, {**metrics, **self.updater(rollouts, batch, credit, k)}
+            step.updates = step.updates or Updates(
+                torch.full_like(batch.student_logprobs_N, torch.nan)
+            )
+            update = self.updater(step.rollouts, batch, step.credit, k, step.updates)
+            return {**update, **step.credit.metrics, **metrics}
         except (MissingScore, NonFinite, SamplerGap) as error:
             dump = self.run.dump(k)
-            dump_step(
-                dump,
-                step=k,
-                reason=str(error),
-                rollouts=rollouts,
-                batch=batch,
-                credit=credit,
-                grad_norms=getattr(error, "grad_norms", None),
-            )
+            dump_step(dump, step, str(error), getattr(error, "grad_norms", {}))
             raise TrainingFailure(f"{error}; the step is kept in {dump}") from error
 
     def _diagnose(self, batch: TokenBatch, k: int) -> Metrics:
@@ -231,91 +301,14 @@ class Trainer:
         append_line(self.run.diagnostics_file, {"step": k, **found})
         return {"teacher/small_reward_fraction": found["small_fraction"]}
 
-    def _sample(self, k: int) -> tuple[list[Prompt], list[Rollout], list[Rollout]]:
-        """Prompts and rollouts of step k, and all rollouts that were drawn for it.
-
-        An objective that asks for several rounds gets prompts whose samples differ in outcome
-        (DAPO's dynamic sampling); if too few turn up, the rest is filled with others, which its
-        mask drops. Round r of step k is a function of (seed, k, r): a resumed run draws the same.
-        """
-        rounds, size = self.objective.needs.sampling_rounds, self.config.sampling.prompts_per_step
-        copies = self.config.sampling.rollouts_per_prompt
-        useful: list[tuple[Prompt, list[Rollout]]] = []
-        spare: list[tuple[Prompt, list[Rollout]]] = []
-        drawn: list[Rollout] = []
-        for draw in range(k * rounds, (k + 1) * rounds):
-            prompts = self._next_prompts(draw)
-            rollouts = self._responses(prompts, draw)
-            if rounds == 1:
-                return prompts, rollouts, rollouts
-            drawn += rollouts
-            rewards_S = self._outcomes(prompts, rollouts)
-            assert rewards_S is not None  # the config refuses group methods without outcomes
-            for i, prompt in enumerate(prompts):
-                group = slice(i * copies, (i + 1) * copies)
-                mixed = bool(rewards_S[group].max() > rewards_S[group].min())
-                (useful if mixed else spare).append((prompt, rollouts[group]))
-            if len(useful) >= size:
-                break
-        chosen = (useful + spare)[:size]
-        return [p for p, _ in chosen], [r for _, group in chosen for r in group], drawn
-
-    def _next_prompts(self, k: int) -> list[Prompt]:
-        size = self.config.sampling.prompts_per_step
-        return [
-            self.prompts[i] for i in batch_indices(len(self.prompts), size, k, self.config.seed)
-        ]
-
-    def _responses(self, prompts: Sequence[Prompt], k: int) -> list[Rollout]:
-        """G samples of every prompt; for sft the given completions."""
-        rendered = [render(self.tokenizer, prompt.messages) for prompt in prompts]
-        if self.config.method == "sft":
-            return [
-                self._given(ids, prompt.completion)
-                for ids, prompt in zip(rendered, prompts, strict=True)
-            ]
-        sampling, copies = self.config.sampling, self.config.sampling.rollouts_per_prompt
-        stream = np.random.SeedSequence([self.config.seed, k])
-        seeds = stream.generate_state(len(prompts), np.uint64)
-        params = SamplingParams(
-            sampling.max_new_tokens,
-            sampling.temperature,
-            self.config.objective.logprob_temperature,
-        )
-        overlap = self.config.teacher.overlap and self.teacher is not None
-        if overlap and self.teacher is not None and self.teacher.concurrent:
-            self.ahead = ScoringAhead(self.teacher, self.objective.needs)
-
-        def on_finished(place: int, rollout: Rollout) -> None:
-            if self.ahead is not None:
-                source = prompts[place // copies].source
-                self.ahead.add(place, dataclasses.replace(rollout, source=source))
-
-        rollouts = self.engine.generate(
-            rendered,
-            params,
-            seeds=[seed % SEED_LIMIT for seed in seeds.tolist()],
-            n=copies,
-            on_finished=on_finished,
-        )
-        return [
-            dataclasses.replace(rollout, source=prompts[place // copies].source)
-            for place, rollout in enumerate(rollouts)
-        ]
-
     def _teacher_scores(self, rollouts: Sequence[Rollout]) -> Scores | None:
         """The teacher's, many of them made while the last rollouts were still being sampled."""
         if self.teacher is None:
             return None
-        ahead, self.ahead = self.ahead, None
+        ahead, self.sampler.ahead = self.sampler.ahead, None
         if ahead is not None:
             return ahead.collect(rollouts).to(self.device)
         return self.teacher.score(rollouts, self.objective.needs).to(self.device)
-
-    def _given(self, prompt_ids: list[int], completion: str) -> Rollout:
-        text_ids = self.tokenizer.encode(completion, add_special_tokens=False)
-        ids = [*text_ids, self.tokenizer.eos_token_id]
-        return Rollout(prompt_ids, ids, [], "stop")
 
     def _signals(
         self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
@@ -362,12 +355,12 @@ class Trainer:
         rewards = [answer_reward(text, answer) for text, answer in zip(texts, answers, strict=True)]
         return torch.tensor(rewards, device=self.device)
 
-    def _rollout_metrics(
-        self, rollouts: Sequence[Rollout], drawn: Sequence[Rollout], batch: TokenBatch
-    ) -> Metrics:
+    def _rollout_metrics(self, step: Step) -> Metrics:
+        batch, rollouts = step.batch, step.rollouts
+        assert batch is not None
         metrics = {"rollout/length": len(batch.valid_N) / len(rollouts)}
         if self.objective.needs.sampling_rounds > 1:
-            metrics["rollout/discarded_fraction"] = 1.0 - len(rollouts) / len(drawn)
+            metrics["rollout/discarded_fraction"] = 1.0 - len(rollouts) / step.drawn.rollouts
         if self.config.method != "sft":
             metrics["rollout/repetition"] = repetition([r.response_ids for r in rollouts])
             truncated = sum(r.finish_reason == "length" for r in rollouts)
@@ -378,43 +371,92 @@ class Trainer:
         return metrics
 
     def _checkpoint(self, step: Step) -> None:
-        k = self.steps_done
+        """Save the run after the steps that are done, behind the training."""
         self._keep_rollouts(step)
+        self._save(self.run.checkpoint(self.steps_done), {})
+
+    def _save_the_rest(self) -> None:
+        """What a stop leaves: the step that was under way, or whole steps without a checkpoint."""
+        self.saver.wait()
+        if self.step is not None:
+            self._save(self.run.middle(self.steps_done), {"under_way": pack(self.step)})
+        elif self.steps_done and self.steps_done not in self.run.complete_checkpoints():
+            self._save(self.run.checkpoint(self.steps_done), {})
+
+    def _save(self, folder: Path, more: dict[str, Any]) -> None:
+        """Copy everything now; it is written meanwhile, unless the recipe says to wait for it."""
+        started, k = time.perf_counter(), self.steps_done
+        self.saver.wait()
         state = {
-            "optimizer": self.optimizer.state_dict(),
             "steps_done": k,
             "samples": self.samples,
             "tokens": self.tokens,
-            "phase": self.config.phase(k - 1),
+            "next_draw": k * self.objective.needs.sampling_rounds,
+            "phase": self.config.phase(min(k, self.config.train.steps - 1)),
+            "weight_version": self.engine.weight_version,
+            "attempt": self.run.attempt(),
+            "optimizer": optimizer_state(self.optimizer),
+            "rng": rng_state(),
+            **more,
         }
-        save_checkpoint(
-            self.run.checkpoint(k), model=self.model, tokenizer=self.tokenizer, state=state, step=k
+        snapshot = Snapshot(
+            folder=folder,
+            step=k,
+            weights=copied(self.model.state_dict()),
+            state=state,
+            recipe=self.run.recipe().canonical_json(),
+            logs={file: file.stat().st_size for file in self.run.logs() if file.exists()},
         )
-        for other in set(self.run.complete_checkpoints()) - {k, *self.config.checkpoint_steps()}:
-            # Saved by a stop in mid-stage, now passed: the run ends with the files of any other.
-            shutil.rmtree(self.run.checkpoint(other))
-            self._rollouts_file(other).unlink(missing_ok=True)
-        self.run.event("checkpoint", k, f"checkpoint after {k} steps")
-        self.run.update_manifest(step=k)
 
-    def _restore(self, step: int) -> None:
-        state = load_state(self.run.checkpoint(step))
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.steps_done, self.samples, self.tokens = (
-            state["steps_done"],
-            state["samples"],
-            state["tokens"],
-        )
+        def write() -> None:
+            begun = time.perf_counter()
+            write_checkpoint(snapshot, self.model, self.written_tokenizer)
+            prune(self.run, self.config)
+            took = round(time.perf_counter() - begun, 3)
+            if not more:  # what a stop leaves of a step is told by the stop
+                self.run.checkpoint_event(k, seconds=took)
+            self.run.update_manifest(step=k)
+
+        self.saver.submit(write)
+        if not self.config.train.background_saves:
+            self.saver.wait()
+        self.blocked += time.perf_counter() - started
+
+    def _restore(self, point: Path) -> None:
+        state = load_state(point)
+        restore_rng(state["rng"])
+        restore_optimizer(self.optimizer, state["optimizer"])
+        self.steps_done, self.samples = state["steps_done"], state["samples"]
+        self.tokens = state["tokens"]
+        if "under_way" in state:
+            self.kept = state["under_way"]
+            self.step = unpack(self.kept, self.device)
 
     def _keep_rollouts(self, step: Step) -> None:
-        file = self._rollouts_file(self.steps_done)
+        file = self.run.rollouts_file(self.steps_done)
         file.parent.mkdir(exist_ok=True)
         kept = range(min(self.config.train.keep_rollouts, len(step.rollouts)))
         lines = [json.dumps(describe_rollout(step, i, self.tokenizer)) + "\n" for i in kept]
-        file.write_text("".join(lines), encoding="utf-8")
+        write_atomic(file, "".join(lines))
 
-    def _rollouts_file(self, step: int) -> Path:
-        return self.run.path / "rollouts" / f"step-{step:06d}.jsonl"
+
+#: From the least to the most that an alarm may ask for; a warning asks for nothing.
+GRAVITY = ("pause", "rollback", "stop")
+
+
+def graver(one: Alarm | None, other: Alarm) -> Alarm | None:
+    """Of two alarms the one whose policy asks for more; None where neither asks for anything."""
+    asking = [a for a in (one, other) if a is not None and a.policy in GRAVITY]
+    return max(asking, key=lambda alarm: GRAVITY.index(alarm.policy), default=None)
+
+
+@contextmanager
+def _timed(step: Step, part: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        step.seconds[part] = step.seconds.get(part, 0.0) + time.perf_counter() - started
 
 
 def build_objective(config: RunConfig) -> Objective:

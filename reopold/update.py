@@ -33,8 +33,8 @@ from reopold.scoring import (
     score,
     token_hidden,
 )
-
-Metrics = dict[str, float]
+from reopold.step_buffer import Metrics, Updates
+from reopold.stopping import ShouldStop, check, never
 
 
 class NonFinite(RuntimeError):
@@ -55,6 +55,7 @@ class Updater:
     objective: Objective
     optimizer: torch.optim.Optimizer
     vocab_size: int
+    should_stop: ShouldStop = never
     forward: Forward = field(default_factory=list)
     """The scoring pass of this step, where its activations are kept for the update."""
 
@@ -71,27 +72,42 @@ class Updater:
             head=self.head,
             micro_batch=self.config.train.micro_batch,
             forward=self.forward if self.config.train.keep_activations else None,
+            should_stop=self.should_stop,
         )
 
     def __call__(
-        self, rollouts: Sequence[Rollout], batch: TokenBatch, credit: Credit, k: int
+        self,
+        rollouts: Sequence[Rollout],
+        batch: TokenBatch,
+        credit: Credit,
+        k: int,
+        updates: Updates | None = None,
     ) -> Metrics:
         """Every update of step k.
 
+        Args:
+            updates: those that are made already; it grows with each one, so that the caller can
+                keep what a stop leaves.
+
         Raises:
             NonFinite: a gradient norm is not finite; that update was not made.
+            StopRequested: a stop was asked for; the update under way was not made.
         """
         lr = learning_rate(self.config, k)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        logprobs_N = torch.full_like(batch.student_logprobs_N, torch.nan)
-        made = []
+        made = updates or Updates(torch.full_like(batch.student_logprobs_N, torch.nan))
+        logprobs_N = made.logprobs_N
         for update, part in enumerate(self._parts(len(rollouts))):
+            if update < made.done:
+                continue
             if update and self.config.objective.reward_at == "current":
                 credit = self._credit_now(rollouts, batch, k)
             done = self._one_update(rollouts, part, batch, credit, k, logprobs_N)
+            made.done += 1
             if done is not None:
-                made.append(done)
+                made.losses.append(done[0])
+                made.grad_norms.append(done[1])
         kept_N = logprobs_N.isfinite()  # what the updates have seen, each under its own credit
         kept, valid = kept_N.sum(), batch.valid_N.sum().clamp(min=1)
         # Given responses have no pi_old: their ratio is 1 by definition.
@@ -100,9 +116,9 @@ class Updater:
         return {
             "train/lr": lr,
             "train/kept_fraction": float(kept / valid),
-            "train/loss": fmean(loss for loss, _ in made) if made else 0.0,
-            "train/grad_norm": fmean(norm for _, norm in made) if made else 0.0,
-            **({"train/nll": float(nll)} if made else {}),
+            "train/loss": fmean(made.losses) if made.losses else 0.0,
+            "train/grad_norm": fmean(made.grad_norms) if made.losses else 0.0,
+            **({"train/nll": float(nll)} if made.losses else {}),
             **ratio_diagnostics(logprobs_N, old_N, kept_N),
         }
 
@@ -115,7 +131,13 @@ class Updater:
 
     def _credit_now(self, rollouts: Sequence[Rollout], batch: TokenBatch, k: int) -> Credit:
         """The objective's verdict with R under the policy as it is now; entropies stay pi_old's."""
-        now = score(self.model, rollouts, head=self.head, micro_batch=self.config.train.micro_batch)
+        now = score(
+            self.model,
+            rollouts,
+            head=self.head,
+            micro_batch=self.config.train.micro_batch,
+            should_stop=self.should_stop,
+        )
         return self.objective(dataclasses.replace(batch, current_logprobs_N=now.logprobs_N), k)
 
     def _one_update(
@@ -173,6 +195,7 @@ class Updater:
         chosen = rollouts[part.start : part.stop]
         head, total = self.head, 0.0
         for micro, hidden_ND in self._hidden(chosen):
+            check(self.should_stop)
             index_N = micro.index_N + first
             old_N = None if self.config.method == "sft" else batch.student_logprobs_N[index_N]
             loss, logprobs_N[index_N], _ = fused_policy_loss(

@@ -22,6 +22,7 @@ from reopold.config import (
 )
 from reopold.run_dir import RunDir
 from tasks import home
+from tests.faults.zygote import Zygote
 
 #: The comparison with other libraries has an environment of its own (`make conformance`).
 collect_ignore = [] if importlib.util.find_spec("trl") else ["conformance"]
@@ -75,6 +76,13 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     build_suite(out, config)
     return out
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Forks trainer processes that have nothing left to import."""
+    with Zygote(["reopold.train", "reopold.trainer"]) as process:
+        yield process
 
 
 @pytest.fixture

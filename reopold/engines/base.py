@@ -51,6 +51,7 @@ class Engine(Protocol):
 
         Raises:
             EngineFailure: no answer, or not the one that was asked for.
+            StopRequested: a stop was asked for meanwhile; what was under way is given up.
         """
         ...
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 from reopold.config import RunConfig
 from reopold.engines.base import Engine
 from reopold.engines.hf import HFEngine
+from reopold.stopping import ShouldStop
 
 
 def build_engine(
@@ -21,7 +21,7 @@ def build_engine(
     folder: Path,
     *,
     version: int,
-    should_stop: Callable[[], bool],
+    should_stop: ShouldStop,
 ) -> Engine:
     """Start the engine of `config.engine`.
 
@@ -34,7 +34,13 @@ def build_engine(
     """
     wanted, temperature = config.engine, config.objective.logprob_temperature
     if wanted.kind == "hf" or config.method == "sft":  # sft samples nothing
-        return HFEngine(model, tokenizer, version, micro_batch=config.train.micro_batch)
+        return HFEngine(
+            model,
+            tokenizer,
+            version,
+            micro_batch=config.train.micro_batch,
+            should_stop=should_stop,
+        )
     if wanted.kind == "server":
         from reopold.engines.server import ServerEngine
 
@@ -69,4 +75,5 @@ def build_engine(
         memory_fraction=wanted.memory_fraction,
         max_length=wanted.max_length,
         logprob_temperature=temperature,
+        should_stop=should_stop,
     )

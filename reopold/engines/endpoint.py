@@ -14,11 +14,14 @@ import httpx
 
 from reopold.config import ServingConfig
 from reopold.engines.base import EngineFailure
+from reopold.stopping import ShouldStop, check, never
 
 #: Worth another attempt: busy, restarting, timed out. Anything else is the request's own fault.
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 #: Seconds before the second attempt; doubled for each further one, up to the limit.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+#: Between two looks at whether a stop is asked for.
+POLL_SECONDS = 0.2
 
 COMPLETIONS = "/v1/completions"
 
@@ -40,6 +43,7 @@ class Endpoints:
     urls: list[str]
     who: str
     """For messages: "engine" or "teacher"."""
+    should_stop: ShouldStop = never
     clients: dict[str, httpx.Client] = field(init=False)
     busy: dict[str, int] = field(init=False)
     dead: set[str] = field(default_factory=set)
@@ -68,6 +72,7 @@ class Endpoints:
 
         Raises:
             Unanswered: a request failed after every retry; requests not yet sent are dropped.
+            StopRequested: a stop was asked for; nobody waits for the requests that are under way.
         """
 
         def one(place: int) -> tuple[int, Answer]:
@@ -78,7 +83,8 @@ class Endpoints:
         }
         try:
             while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
+                check(self.should_stop)
+                done, running = wait(running, POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
         finally:
@@ -90,7 +96,7 @@ class Endpoints:
         reason = ""
         for attempt in range(self.config.retries + 1):
             if attempt:
-                time.sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
+                self._pause(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
             url = self._choose()
             try:
                 return self.post_to(url, path, body)
@@ -149,6 +155,12 @@ class Endpoints:
         self.pool.shutdown(wait=False, cancel_futures=True)
         for client in self.clients.values():
             client.close()
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            check(self.should_stop)
+            time.sleep(min(seconds, POLL_SECONDS))
 
     def _choose(self) -> str:
         with self.lock:

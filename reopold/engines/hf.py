@@ -26,6 +26,7 @@ from reopold.engines.base import OnFinished
 from reopold.engines.kv_cache import roomy_cache, use_grouped_attention
 from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import Scores, check_head, output_head, score
+from reopold.stopping import ShouldStop, check, never
 
 #: Finished rows leave the batch once they make up this share of it: copying the cache costs too.
 COMPACT_SHARE = 0.2
@@ -66,10 +67,20 @@ class HFEngine:
     """Keys and values that a batch may need at most; more requests are sampled in turn."""
     micro_batch: int = 32
     """Sequences that are scored together."""
+    should_stop: ShouldStop = never
+    """Asked at every token; then the batch is given up."""
 
     @classmethod
-    def load(cls, path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> HFEngine:
-        return cls(load_model(str(path), dtype=dtype, device=device), load_tokenizer(str(path)))
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        should_stop: ShouldStop = never,
+    ) -> HFEngine:
+        model = load_model(str(path), dtype=dtype, device=device)
+        return cls(model, load_tokenizer(str(path)), should_stop=should_stop)
 
     @torch.inference_mode()
     def generate(
@@ -127,6 +138,7 @@ class HFEngine:
                 )
 
         for t in range(params.max_new_tokens):
+            check(self.should_stop)
             rows_B = decoder.rows_B
             ids_B, chosen_B = choose(
                 decoder.logits_BV,
@@ -145,7 +157,14 @@ class HFEngine:
 
     def score(self, rollouts: Sequence[Rollout], *, top_k: int = 0) -> Scores:
         head = output_head(self.model, len(self.tokenizer))
-        return score(self.model, rollouts, head=head, micro_batch=self.micro_batch, top_k=top_k)
+        return score(
+            self.model,
+            rollouts,
+            head=head,
+            micro_batch=self.micro_batch,
+            top_k=top_k,
+            should_stop=self.should_stop,
+        )
 
     def update_weights(self, model: PreTrainedModel, version: int) -> int:
         if model is not self.model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from reopold.engines.handover import Handover
 from reopold.engines.servers import Server, start_servers, stop_servers
 from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import Scores
+from reopold.stopping import ShouldStop, never
 from reopold.teachers.server import ServerTeacher, served_name
 
 #: Name that servers which we start give their model.
@@ -42,7 +43,7 @@ class ServerEngine:
         version: int = 0,
         dtype: str = "float32",
         logprob_temperature: float = 1.0,
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: ShouldStop = never,
     ) -> None:
         self.folder, self.tokenizer = folder, tokenizer
         self.vocab_size, self.dtype = len(tokenizer), getattr(torch, dtype)
@@ -61,7 +62,7 @@ class ServerEngine:
                 should_stop=should_stop,
             )
         urls = [url.rstrip("/") for url in config.urls] or [server.url for server in self.servers]
-        self.endpoints = Endpoints(config, urls, "engine")
+        self.endpoints = Endpoints(config, urls, "engine", should_stop)
         try:
             self.scorer = ServerTeacher(self.endpoints, served_name(self.endpoints))
             for url in urls:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from reopold.config import ConfigError, ServingConfig, TeacherConfig
 from reopold.engines.base import EngineFailure
 from reopold.engines.vllm import SCORED_TOKENS, settings
 from reopold.engines.worker.reopold_worker import OWNER
+from reopold.stopping import ShouldStop, check, never
 
 WORKER_FOLDER = Path(__file__).resolve().parent / "worker"
 #: Seconds that a server may take until it answers: a 70B model loads for minutes.
@@ -46,13 +47,13 @@ def start_servers(
     dtype: str,
     top_k: int = 0,
     logprob_temperature: float = 1.0,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: ShouldStop = never,
 ) -> list[Server]:
     """Start `config.replicas` servers of a checkpoint and wait until each answers.
 
     Raises:
         ConfigError: the interpreter does not exist. EngineFailure: a server died while starting
-            (the message ends with its log), or took longer than START_SECONDS.
+            (the message ends with its log), or took longer than START_SECONDS. StopRequested.
     """
     logs.mkdir(parents=True, exist_ok=True)
     servers: list[Server] = []
@@ -148,7 +149,7 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> subpro
         raise ConfigError(f"no interpreter {command[0]} for vLLM's server: {error}") from error
 
 
-def _wait(server: Server, should_stop: Callable[[], bool]) -> None:
+def _wait(server: Server, should_stop: ShouldStop) -> None:
     deadline = time.monotonic() + START_SECONDS
     with httpx.Client(trust_env=False, timeout=5.0) as client:
         while time.monotonic() < deadline:
@@ -157,8 +158,7 @@ def _wait(server: Server, should_stop: Callable[[], bool]) -> None:
                     f"the vLLM server at {server.url} ended with code {server.process.returncode} "
                     f"while it started; the end of {server.log}:\n{server.tail()}"
                 )
-            if should_stop():
-                raise EngineFailure("a stop was asked for while a vLLM server started")
+            check(should_stop)
             with suppress(httpx.HTTPError):
                 if client.get(f"{server.url}/health").status_code == 200:
                     return

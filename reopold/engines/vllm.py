@@ -24,6 +24,7 @@ from reopold.engines.prompt_scores import collect, parse_row
 from reopold.engines.worker.reopold_worker import OWNER
 from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import Scores
+from reopold.stopping import ShouldStop, StopRequested, never
 
 #: For teachers: rows whose scores over the whole vocabulary exist at once. prompt_logprobs took
 #: 7.5 GiB at 8,192 tokens of 152k ids (vllm PR 52054).
@@ -58,7 +59,9 @@ class VLLMEngine:
         logprob_temperature: float = 1.0,
         own_process: bool = False,
         batch_tokens: int = 0,
+        should_stop: ShouldStop = never,
     ) -> None:
+        self.should_stop = should_stop
         self.eos, self.vocab_size, self.dtype = eos, vocab_size, getattr(torch, dtype)
         self.logprob_temperature, self.own_process = logprob_temperature, own_process
         on_gpu = torch.cuda.is_available()
@@ -178,6 +181,9 @@ class VLLMEngine:
             places[str(self._request)] = place
             engine.add_request(str(self._request), {"prompt_token_ids": ids}, params)
         while engine.has_unfinished_requests():
+            if self.should_stop():
+                engine.abort_request(list(places))
+                raise StopRequested
             for output in engine.step():
                 if output.finished:
                     yield places.pop(output.request_id), output

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from reopold.config import RunConfig, TeacherConfig
 from reopold.engines.hf import load_model
 from reopold.rollouts import Needs
+from reopold.stopping import ShouldStop, never
 from reopold.teachers.base import Teacher
 from reopold.teachers.local import LocalTeacher
 from reopold.teachers.routing import RoutedTeacher
@@ -21,7 +21,7 @@ def build_teacher(
     folder: Path,
     *,
     device: str,
-    should_stop: Callable[[], bool],
+    should_stop: ShouldStop,
 ) -> Teacher:
     """Load or start `model.teacher` and every one of `teachers`.
 
@@ -34,7 +34,7 @@ def build_teacher(
 
     def one(path: str, wanted: TeacherConfig, name: str) -> Teacher:
         if wanted.kind == "hf":
-            return load_local(config, path, tokenizer, device)
+            return load_local(config, path, tokenizer, device, should_stop)
         if wanted.kind == "vllm":
             from reopold.teachers.vllm import VLLMTeacher
 
@@ -46,6 +46,7 @@ def build_teacher(
                 memory_fraction=wanted.memory_fraction,
                 max_length=wanted.max_length,
                 top_k=needs.top_k,
+                should_stop=should_stop,
             )
         from reopold.teachers.server import ServerTeacher
 
@@ -74,7 +75,9 @@ def build_teacher(
     return RoutedTeacher(default, by_source)
 
 
-def load_local(config: RunConfig, path: str, tokenizer: Any, device: str) -> LocalTeacher:
+def load_local(
+    config: RunConfig, path: str, tokenizer: Any, device: str, should_stop: ShouldStop = never
+) -> LocalTeacher:
     """A frozen model in this process; the reference of exopd is one, too."""
     model = load_model(path, dtype=config.model.dtype, device=device)
     return LocalTeacher(
@@ -82,4 +85,5 @@ def load_local(config: RunConfig, path: str, tokenizer: Any, device: str) -> Loc
         len(tokenizer),
         config.train.micro_batch,
         config.objective.logprob_temperature,
+        should_stop=should_stop,
     )

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from reopold.rollouts import Needs, Rollout
 from reopold.scoring import Scores, output_head, score
+from reopold.stopping import ShouldStop, never
 from reopold.teachers.base import SAMPLED_ONLY
 
 
@@ -22,6 +23,7 @@ class LocalTeacher:
     """Of the log-probs and entropies, not of any sampling."""
     concurrent: bool = False
     """It shares its device with the sampler, and would only take turns with it."""
+    should_stop: ShouldStop = never
 
     def score(self, rollouts: Sequence[Rollout], needs: Needs = SAMPLED_ONLY) -> Scores:
         """Log-prob and entropy of every response token, and of the distribution what is needed."""
@@ -32,6 +34,7 @@ class LocalTeacher:
             micro_batch=self.micro_batch,
             top_k=needs.top_k,
             vocabulary=needs.vocabulary,
+            should_stop=self.should_stop,
         )
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from reopold.engines.servers import Server, start_servers, stop_servers
 from reopold.rewards import MissingScore
 from reopold.rollouts import Needs, Rollout
 from reopold.scoring import Scores
+from reopold.stopping import ShouldStop
 from reopold.teachers.base import SAMPLED_ONLY
 
 Interface = Literal["prompt_logprobs", "token_ids", "echo"]
@@ -55,7 +56,7 @@ class ServerTeacher:
         vocab_size: int,
         dtype: str,
         top_k: int,
-        should_stop: Callable[[], bool],
+        should_stop: ShouldStop,
     ) -> ServerTeacher:
         """A teacher at `config.urls`, or on servers of the checkpoint at `path` that we start.
 
@@ -74,7 +75,7 @@ class ServerTeacher:
                 should_stop=should_stop,
             )
         urls = [url.rstrip("/") for url in config.urls] or [server.url for server in servers]
-        endpoints = Endpoints(config, urls, "teacher")
+        endpoints = Endpoints(config, urls, "teacher", should_stop)
         teacher = cls(endpoints, config.served_name or name, config.interface, servers)
         try:
             if servers:

@@ -9,6 +9,7 @@ import torch
 from reopold.engines.vllm import SCORED_TOKENS, VLLMEngine
 from reopold.rollouts import Needs, Rollout
 from reopold.scoring import Scores
+from reopold.stopping import ShouldStop, never
 from reopold.teachers.base import SAMPLED_ONLY
 
 
@@ -25,6 +26,7 @@ class VLLMTeacher:
         memory_fraction: float,
         max_length: int,
         top_k: int,
+        should_stop: ShouldStop = never,
     ) -> None:
         self.concurrent = torch.cuda.is_available()  # on a CPU the two would share its cores
         self.engine = VLLMEngine(
@@ -37,6 +39,7 @@ class VLLMTeacher:
             top_k=top_k,
             own_process=True,
             batch_tokens=SCORED_TOKENS,
+            should_stop=should_stop,
         )
 
     def score(self, rollouts: Sequence[Rollout], needs: Needs = SAMPLED_ONLY) -> Scores:

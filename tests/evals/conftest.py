@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from reopold.config import EvaluationConfig
+from reopold.integrity import seal
 from reopold.micro.maths import draw
-from reopold.provenance import checkpoint_digest
 from reopold.rollouts import Rollout, SamplingParams
 
 
@@ -85,6 +85,5 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path
 
     folder = tmp_path_factory.mktemp("models") / "step-000075"
     save_model(build_model(tokenizer, width=32, layers=1, seed=5), tokenizer, folder)
-    marker = {"step": 75, "digest": checkpoint_digest(folder)}
-    (folder / "COMPLETE").write_text(json.dumps(marker), encoding="utf-8")
+    seal(folder, 75)
     return folder

@@ -25,6 +25,7 @@ from reopold.config import (
     ModelConfig,
     RunConfig,
 )
+from reopold.integrity import seal
 from reopold.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
@@ -119,8 +120,9 @@ def test_a_run_is_evaluated_once(run: RunDir, capsys: pytest.CaptureFixture[str]
 
 
 def _other_weights(run: RunDir, settings: EvaluationConfig) -> EvaluationConfig:
-    marker = {"step": 25, "digest": "another"}
-    (run.checkpoint(25) / "COMPLETE").write_text(json.dumps(marker))
+    with open(run.checkpoint(25) / "config.json", "a", encoding="utf-8") as handle:
+        handle.write("\n")
+    seal(run.checkpoint(25), 25)
     return settings
 
 
@@ -205,6 +207,8 @@ def test_bad_input_ends_with_2_and_one_line(
     assert "no checkpoint at" in failure(capsys, *bare, tmp_path)
     empty = tmp_path / "empty"
     shutil.copytree(run.checkpoint(25), empty, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert "is damaged: model.safetensors is missing" in failure(capsys, *bare, empty)
+    (empty / "COMPLETE").unlink()  # then it is a folder like any other
     assert "cannot be loaded" in failure(capsys, *bare, empty)
     (run.checkpoint(50) / "COMPLETE").write_text("{")
     assert "COMPLETE is damaged" in failure(capsys, *bare, run.checkpoint(50))

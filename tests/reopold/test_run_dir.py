@@ -24,7 +24,8 @@ def test_a_folder_of_another_config_is_refused_with_the_difference(
     before = run.config_file.read_bytes()
     with pytest.raises(ConfigError) as caught:
         run.create(recipe(train=TrainConfig(steps=99)))
-    assert '-    "steps": 6' in str(caught.value) and '+    "steps": 99' in str(caught.value)
+    assert "train.steps             6 -> 99" in str(caught.value)
+    assert "--accept train.steps" in str(caught.value)
     assert run.config_file.read_bytes() == before
 
 

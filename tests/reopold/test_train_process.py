@@ -10,61 +10,56 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from reopold.config import ModelConfig, RunConfig, SamplingConfig, TrainConfig
 from reopold.run_dir import RunDir
+from tests.faults.compare import assert_same
+from tests.faults.zygote import Zygote
 
 pytestmark = pytest.mark.integration
 
 Recipe = Callable[..., RunConfig]
 MakeRun = Callable[..., RunDir]
 
-#: Metric names and fields that measure the machine, not the run.
-MEASURED = ("perf/", "time")
+
+@dataclass(frozen=True)
+class Ended:
+    returncode: int
+    output: str
 
 
-def train(run: RunDir, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "reopold.train", str(run.path), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+Train = Callable[..., Ended]
 
 
-def results(run: RunDir) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[dict[str, Any]]]:
-    """Weights, trainer state and metrics of a finished run, without what measures the machine."""
-    last = run.checkpoint(run.complete_checkpoints()[-1])
-    metrics = [
-        {key: value for key, value in line.items() if not key.startswith(MEASURED)}
-        for line in run.metrics()
-    ]
-    state = torch.load(last / "trainer" / "state.pt", weights_only=True)
-    return load_file(last / "model.safetensors"), state, metrics
+@pytest.fixture
+def train(zygote: Zygote, tmp_path: Path) -> Train:
+    """Runs a trainer process, forked from one that has nothing left to import."""
+
+    def run_trainer(run: RunDir, *arguments: str) -> Ended:
+        log = tmp_path / f"log-{len(list(tmp_path.glob('log-*')))}"
+        code = zygote.run("reopold.train", str(run.path), *arguments, log=log)
+        return Ended(code, log.read_text())
+
+    return run_trainer
 
 
-def assert_same(run: RunDir, other: RunDir) -> None:
-    (weights, state, metrics), (others, other_state, other_metrics) = results(run), results(other)
-    assert metrics == other_metrics
-    assert weights.keys() == others.keys()
-    for name, value in weights.items():
-        assert torch.equal(value, others[name]), name
-    moments, other_moments = (s["optimizer"]["state"] for s in (state, other_state))
-    for index, moment in moments.items():
-        for key, value in moment.items():
-            assert torch.equal(value, other_moments[index][key]), (index, key)
-    assert run.checkpoint(6).joinpath("COMPLETE").read_text() == (
-        other.checkpoint(6).joinpath("COMPLETE").read_text()
-    )
+def command(run: RunDir, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As a user or a launcher starts it."""
+    line = [sys.executable, "-m", "reopold.train", str(run.path), *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
 def straight(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A run that was never interrupted."""
     run = RunDir(tmp_path_factory.mktemp("straight") / "run").create(module_recipe(suite))
-    completed = train(run)
+    completed = command(run)
     assert completed.returncode == 0, completed.stderr
     return run
 
@@ -114,64 +109,27 @@ def test_a_checkpoint_is_an_ordinary_hugging_face_folder(straight: RunDir) -> No
 
 
 def test_the_same_recipe_gives_the_same_bits(
-    straight: RunDir, suite: Path, run_dir: MakeRun
+    straight: RunDir, train: Train, suite: Path, run_dir: MakeRun
 ) -> None:
     again = run_dir(module_recipe(suite))
     assert train(again).returncode == 0
     assert_same(straight, again)
 
 
-def test_starting_a_finished_run_changes_nothing(straight: RunDir) -> None:
+def test_starting_a_finished_run_changes_nothing(straight: RunDir, train: Train) -> None:
     before = {p: p.stat().st_mtime_ns for p in straight.checkpoints.rglob("*")}
     completed = train(straight)
-    assert completed.returncode == 0 and "done already" in completed.stdout
+    assert completed.returncode == 0 and "done already" in completed.output
     assert {p: p.stat().st_mtime_ns for p in straight.checkpoints.rglob("*")} == before
 
 
 def test_stages_give_the_same_bits_as_one_go(
-    straight: RunDir, suite: Path, run_dir: MakeRun
+    straight: RunDir, train: Train, suite: Path, run_dir: MakeRun
 ) -> None:
     run = run_dir(module_recipe(suite))
     for until in ("3", "3", "4", "6"):
         assert train(run, "--until", until).returncode == 0
     assert_same(straight, run)
-
-
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
-def test_a_run_stopped_in_mid_step_goes_on_to_the_same_bits(
-    stop: signal.Signals, straight: RunDir, suite: Path, run_dir: MakeRun
-) -> None:
-    run = run_dir(module_recipe(suite))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "reopold.train", str(run.path)], stdout=subprocess.DEVNULL
-    )
-    while len(run.metrics()) < 3:
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(stop)
-    code = process.wait(timeout=60)
-    assert code in ((3, 0) if stop == signal.SIGTERM else (-signal.SIGKILL, 0))
-    assert train(run).returncode == 0
-    assert_same(straight, run)
-    assert run.complete_checkpoints() == [2, 3, 4, 6]
-
-
-def test_a_half_written_checkpoint_is_passed_over(
-    straight: RunDir, tmp_path: Path, suite: Path
-) -> None:
-    shutil.copytree(straight.path, tmp_path / "run")
-    run = RunDir(tmp_path / "run")
-    shutil.rmtree(run.checkpoint(6))
-    (run.checkpoint(4) / "COMPLETE").unlink()
-    (run.checkpoint(4) / "model.safetensors").write_bytes(b"torn")
-    # config.json holds paths relative to the run directory: claim the copy for the same recipe
-    run.config_file.unlink()
-    run.config_file.write_text(
-        RunDir(tmp_path / "fresh").create(module_recipe(suite)).config_file.read_text()
-    )
-    assert train(run).returncode == 0
-    assert_same(straight, run)
-    assert "resume" in [event["kind"] for event in run.events()]
 
 
 def test_a_trainer_ends_with_the_process_that_launched_it(suite: Path, run_dir: MakeRun) -> None:
@@ -197,7 +155,7 @@ def test_a_trainer_ends_with_the_process_that_launched_it(suite: Path, run_dir: 
     if not gone:
         os.kill(child, signal.SIGKILL)
     assert gone
-    assert run.complete_checkpoints(), "a checkpoint is saved on the way out"
+    assert run.resume_points(), "a checkpoint is saved on the way out"
 
 
 FAULTS = ["config", "student", "teacher", "data", "tokenizer", "parent", "changed data", "weights"]
@@ -205,7 +163,7 @@ FAULTS = ["config", "student", "teacher", "data", "tokenizer", "parent", "change
 
 @pytest.mark.parametrize("fault", [*FAULTS, "until"])
 def test_bad_input_is_refused_before_any_work(
-    fault: str, suite: Path, tmp_path: Path, run_dir: MakeRun
+    fault: str, train: Train, suite: Path, tmp_path: Path, run_dir: MakeRun
 ) -> None:
     copies = {role: tmp_path / role for role in ("student", "teacher")}
     for role, copy in copies.items():
@@ -249,6 +207,6 @@ def test_bad_input_is_refused_before_any_work(
     else:
         message = "--until takes 1 to 2"
     completed = train(run, *(("--until", "0") if fault == "until" else ()))
-    assert completed.returncode == 2, completed.stderr
-    assert message in completed.stderr
-    assert "Traceback" not in completed.stderr
+    assert completed.returncode == 2, completed.output
+    assert message in completed.output
+    assert "Traceback" not in completed.output

@@ -30,7 +30,9 @@ from reopold.data.prompts import Prompt
 from reopold.data.tokenizers import render
 from reopold.rollouts import Credit, Rollout, SamplingParams, TokenBatch
 from reopold.run_dir import RunDir, read_lines
-from reopold.step_records import Step, describe_rollout
+from reopold.sampling import Drawn
+from reopold.step_buffer import Step
+from reopold.step_records import describe_rollout
 from reopold.trainer import Trainer, TrainingFailure, build_objective
 from reopold.update import learning_rate
 from tests.conftest import REPO
@@ -71,8 +73,8 @@ def gradient(trainer: Trainer, micro_batch: int) -> list[torch.Tensor]:
     trainer.updater.config = trainer.config.model_copy(
         update={"train": trainer.config.train.model_copy(update={"micro_batch": micro_batch})}
     )
-    prompts = trainer._next_prompts(0)
-    rollouts = trainer._responses(prompts, 0)
+    prompts = trainer.sampler.next_prompts(0)
+    rollouts = trainer.sampler.responses(prompts, 0)
     batch, _ = trainer._signals(prompts, rollouts)
     # An untrained model is never right: give the samples of a prompt different outcomes.
     outcomes = torch.arange(len(rollouts)).double() % 2
@@ -204,7 +206,7 @@ def test_outcomes_belong_to_their_rollouts(recipe: Recipe, run_dir: MakeRun) -> 
     """Two prompts of two samples, hand-made: right, wrong; wrong, right."""
     config = recipe("grpo", sampling=SamplingConfig(prompts_per_step=2, rollouts_per_prompt=2))
     trainer = trainer_of(run_dir(config))
-    prompts = trainer._next_prompts(0)
+    prompts = trainer.sampler.next_prompts(0)
     assert prompts[0].answer != prompts[1].answer
     encode, eos = trainer.tokenizer.encode, trainer.tokenizer.eos_token_id
     rollouts = [
@@ -220,7 +222,8 @@ def test_outcomes_belong_to_their_rollouts(recipe: Recipe, run_dir: MakeRun) -> 
     batch, _ = trainer._signals(prompts, rollouts)
     assert batch.reward_S is not None and batch.reward_S.tolist() == [1.0, 0.0, 0.0, 1.0]
     assert batch.group_S is not None and batch.group_S.tolist() == [0, 0, 1, 1]
-    step = Step(prompts, rollouts, batch, trainer.objective(batch, 0))
+    step = Step(0, prompts, rollouts, Drawn(4, 12), batch=batch)
+    step.credit = trainer.objective(batch, 0)
     shown = [describe_rollout(step, i, trainer.tokenizer) for i in range(4)]
     assert [s["prompt"] for s in shown] == [p.messages[0]["content"] for p in prompts for _ in "ab"]
     assert [s["reward"] for s in shown] == [1.0, 0.0, 0.0, 1.0]
@@ -237,8 +240,8 @@ def test_settings_reach_their_users(recipe: Recipe, run_dir: MakeRun) -> None:
     trainer = trainer_of(run_dir(config))
     group = trainer.optimizer.param_groups[0]
     assert (group["weight_decay"], group["betas"], group["lr"]) == (0.25, (0.8, 0.95), 1e-3)
-    prompts = trainer._next_prompts(0)
-    cold = trainer._responses(prompts, 0)
+    prompts = trainer.sampler.next_prompts(0)
+    cold = trainer.sampler.responses(prompts, 0)
     greedy = trainer.engine.generate(
         [r.prompt_ids for r in cold], SamplingParams(12, 0.0), seeds=range(len(cold))
     )
@@ -307,8 +310,8 @@ def test_an_update_is_the_step_of_its_own_prompts(
     sampling = SamplingConfig(prompts_per_step=2, rollouts_per_prompt=2, max_new_tokens=12)
     train = TrainConfig(steps=6, updates_per_step=2)
     trainer = trainer_of(run_dir(recipe(method, sampling=sampling, train=train)))
-    prompts = trainer._next_prompts(0)
-    rollouts = trainer._responses(prompts, 0)
+    prompts = trainer.sampler.next_prompts(0)
+    rollouts = trainer.sampler.responses(prompts, 0)
     short = [
         dataclasses.replace(r, response_ids=r.response_ids[:3], logprobs=r.logprobs[:3])
         for r in rollouts[:2]
@@ -335,8 +338,8 @@ def test_an_update_is_the_step_of_its_own_prompts(
 
 def test_the_reward_under_the_policy_of_now(recipe: Recipe, run_dir: MakeRun) -> None:
     trainer = trainer_of(run_dir(recipe("opd", objective=ObjectiveConfig(reward_at="current"))))
-    prompts = trainer._next_prompts(0)
-    rollouts = trainer._responses(prompts, 0)
+    prompts = trainer.sampler.next_prompts(0)
+    rollouts = trainer.sampler.responses(prompts, 0)
     batch, _ = trainer._signals(prompts, rollouts)
     with torch.no_grad():
         next(trainer.model.parameters()).mul_(1.1)
@@ -486,10 +489,11 @@ def test_a_gap_to_the_sampler_is_an_event_and_then_the_end(
     trainer = trainer_of(run_dir(recipe("opd")))
     trainer._one_step()
     assert trainer.run.metrics()[0]["rollout/sampler_gap_max"] < 1e-5
-    assert not [e for e in trainer.run.events() if e["kind"] == "sampler_gap"]
+    assert not [e for e in trainer.run.events() if e["kind"] == "alarm"]
     shift_sampler(trainer, 0.1)
     trainer._one_step()
-    (event,) = (e for e in trainer.run.events() if e["kind"] == "sampler_gap")
+    (event,) = (e for e in trainer.run.events() if e["kind"] == "alarm")
+    assert event["alarm"] == "sampler_gap" and event["policy"] == "warn"
     assert event["step"] == 1 and "0.1 nats" in event["message"]
     assert trainer.run.metrics()[1]["rollout/sampler_gap"] == pytest.approx(0.1, rel=1e-3)
     before = [p.detach().clone() for p in trainer.model.parameters()]
@@ -541,6 +545,7 @@ def test_scoring_ahead_changes_no_bit(recipe: Recipe, run_dir: MakeRun) -> None:
         config = recipe("reopold", teacher=TeacherConfig(overlap=ahead))
         trainer = trainer_of(run_dir(config, f"ahead-{ahead}"))
         trainer.teacher = dataclasses.replace(trainer.teacher, concurrent=True, micro_batch=1)  # type: ignore[type-var]
+        trainer.sampler.teacher = trainer.teacher
         for _ in range(2):
             trainer._one_step()
         lines.append([line["train/nll"] for line in trainer.run.metrics()])
