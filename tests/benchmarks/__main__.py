@@ -44,6 +44,7 @@ def main() -> int:
         )
         found = {
             "step": stages_of_a_step(suite, Path(folder), options.repetitions),
+            "checkpoint": checkpoints(Path(folder), options.repetitions),
             "startup": startup(options.repetitions),
         }
     record = {
@@ -81,6 +82,45 @@ def stages_of_a_step(suite: Path, folder: Path, repetitions: int) -> dict[str, f
     lines = run.metrics()[1:]
     names = [name for name in lines[0] if name.startswith("perf/")]
     return {name: median(line[name] for line in lines) for name in names}
+
+
+def checkpoints(folder: Path, repetitions: int) -> dict[str, float]:
+    """Median seconds that a checkpoint of a 13M model costs its step: written behind the training
+    (what is left is the copy in memory), or waited for; and as shares of the step."""
+    suite = folder / "larger"
+    sizes = {"student_width": 512, "student_layers": 4, "teacher_width": 64, "teacher_layers": 1}
+    build_suite(
+        suite,
+        MicroConfig(train_problems=500, test_problems=10, validation_problems=10, **sizes),
+    )
+    found = {}
+    for behind in (True, False):
+        config = RunConfig(
+            name="saves",
+            method="opd",
+            model=ModelConfig(
+                student=str(suite / "student-init"), teacher=str(suite / "teacher-init")
+            ),
+            data=DataConfig(train=str(suite / "train.jsonl")),
+            sampling=SamplingConfig(prompts_per_step=16),
+            train=TrainConfig(
+                steps=100, micro_batch=32, save_every=1, background_saves=behind, keep_rollouts=0
+            ),
+        )
+        run = RunDir(folder / f"saves-{behind}").create(config)
+        trainer = Trainer(run, run.config(), "cpu")
+        trainer.train(2 * repetitions + 2)
+        trainer.close()
+        lines = run.metrics()[2:]  # the first two wait for nothing before them
+        blocked = median(line["perf/seconds_checkpoint"] for line in lines)
+        step = median(line["perf/seconds_total"] for line in lines)
+        how = "behind the training" if behind else "waited for"
+        found |= {f"{how}: seconds": blocked, f"{how}: share of a step": blocked / step}
+        found[f"{how}: seconds of the step itself"] = step
+    events = [e for e in run.events() if e["kind"] == "checkpoint"]
+    found["seconds of writing"] = median(event["seconds"] for event in events)
+    size = sum(p.stat().st_size for p in run.resume_points()[-1].rglob("*") if p.is_file())
+    return {**found, "MB": size / 1e6}
 
 
 def startup(repetitions: int) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from reopold.engines.hf import HFEngine, load_model
 from reopold.logprobs import Head
 from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import Scores, output_head, score
+from reopold.stopping import StopRequested
 
 PROMPTS = ["3+4*2=", "9-1*5+2-7*3=", "1*1=", "3+4*2=", "8-8-8=", "2+2*9-1="]
 SAMPLED = SamplingParams(max_new_tokens=24)
@@ -55,6 +57,7 @@ class Rig:
     engine: Engine
     model: PreTrainedModel
     tokenizer: Any
+    stop: threading.Event
     version: int = 0
 
     @property
@@ -101,9 +104,9 @@ def rig(request: Any, suite: Path, tmp_path_factory: Any) -> Iterator[Rig]:
         tokenizer,
         tmp_path_factory.mktemp("engine"),
         version=0,
-        should_stop=lambda: False,
+        should_stop=(stop := threading.Event()).is_set,
     )
-    rig = Rig(kind, engine, model, tokenizer)
+    rig = Rig(kind, engine, model, tokenizer, stop)
     if kind != "hf":
         hand_over(engine, model, rig.head, 0, torch.float32)
     yield rig
@@ -220,6 +223,16 @@ def test_sleep_and_wake_change_nothing(rig: Rig) -> None:
     before = rig.engine.generate(rig.prompts, SAMPLED, seeds=range(6))
     rig.engine.sleep()
     rig.engine.wake()
+    after = rig.engine.generate(rig.prompts, SAMPLED, seeds=range(6))
+    assert [r.response_ids for r in after] == [r.response_ids for r in before]
+
+
+def test_a_stop_gives_the_batch_up_and_leaves_the_engine_usable(rig: Rig) -> None:
+    before = rig.engine.generate(rig.prompts, SAMPLED, seeds=range(6))
+    rig.stop.set()
+    with pytest.raises(StopRequested):
+        rig.engine.generate(rig.prompts, SAMPLED, seeds=range(6), n=4)
+    rig.stop.clear()
     after = rig.engine.generate(rig.prompts, SAMPLED, seeds=range(6))
     assert [r.response_ids for r in after] == [r.response_ids for r in before]
 

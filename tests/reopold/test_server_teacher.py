@@ -25,6 +25,7 @@ from reopold.engines import endpoint
 from reopold.engines.endpoint import Endpoints, Unanswered
 from reopold.rewards import MissingScore
 from reopold.rollouts import Needs, Rollout
+from reopold.stopping import StopRequested
 from reopold.teachers.server import ServerTeacher, served_name
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
@@ -311,3 +312,24 @@ def test_the_served_name(serve: Callable[[Answer], Server]) -> None:
     server.models = ["a", "b"]
     with pytest.raises(Unanswered, match=r"serves 2 models \(a, b\).*teacher\.served_name"):
         served_name(endpoints)
+
+
+@pytest.mark.parametrize("answers", ["never", "busy"])
+def test_a_stop_does_not_wait_for_a_server(answers: str, serve: Callable[[Answer], Server]) -> None:
+    """Neither for an answer that does not come, nor for the pause before the next attempt."""
+    over = threading.Event()
+
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        if answers == "never":
+            over.wait(20.0)
+        return 503, {}
+
+    stop = threading.Event()
+    asked = teacher(serve(answer).url, timeout_seconds=30.0, retries=10)
+    asked.endpoints.should_stop = stop.is_set
+    threading.Timer(0.3, stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(StopRequested):
+        asked.score(ROLLOUTS)
+    assert time.monotonic() - started < 2.0
+    over.set()
