@@ -149,8 +149,10 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take over the moments. The settings stay those of today's recipe, which may have changed."""
     moments = {int(index): moment for index, moment in state["state"].items()}
-    optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def rng_state() -> dict[str, Any]:
@@ -187,4 +189,6 @@ def restore_rng(state: Mapping[str, Any]) -> None:
 def _copy_start(source: Path, target: Path, size: int) -> None:
     """The first `size` bytes of a log, whose later lines belong to later steps."""
     with open(source, "rb") as read, open(target, "wb") as write:
-        write.write(read.read(size))
+        while size and (block := read.read(min(size, 1 << 20))):
+            write.write(block)
+            size -= len(block)

@@ -328,8 +328,9 @@ class HealthConfig(Strict):
     reward_collapse: Policy = "warn"
     """The student unlearns: by the outcome reward, or by the teacher's."""
     reward_share: float = Field(0.7, gt=0.0, lt=1.0)
-    """reward_collapse: outcome reward below this share of its best window; or the teacher's reward
-    below the first step's divided by this."""
+    """reward_collapse: outcome reward below this share of the first step's or the best window's."""
+    teacher_factor: float = Field(3.0, gt=1.0)
+    """reward_collapse: teacher's reward (negative) below the first step's times this."""
     gradient_spike: Policy = "warn"
     """A gradient unlike those before it."""
     gradient_factor: float = Field(10.0, gt=1.0)

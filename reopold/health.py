@@ -49,6 +49,10 @@ class Alarm:
     limit: float
     policy: Policy
 
+    @property
+    def sentence(self) -> str:
+        return f"{self.name} at step {self.step}: {self.message}"
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -78,22 +82,19 @@ class Trend:
     reference: Literal["first", "best"] = "first"
 
 
+def reward_margin(settings: HealthConfig, reference: float) -> float:
+    return max(LEAST_FALL, (1.0 - settings.reward_share) * reference)
+
+
 TRENDS = (
     Trend("entropy_collapse", "rollout/entropy", -1, lambda h, x: (1.0 - h.entropy_share) * x),
     Trend("length_inflation", "rollout/length", 1, lambda h, x: (h.length_factor - 1.0) * x),
     Trend("truncation", "rollout/truncated_fraction", 1, lambda h, x: h.truncation_rise),
     Trend("repetition", "rollout/repetition", 1, lambda h, x: h.repetition_rise),
-    Trend(
-        "reward_collapse",
-        "rollout/reward",
-        -1,
-        lambda h, x: max(LEAST_FALL, (1.0 - h.reward_share) * x),
-        reference="best",
-    ),
+    Trend("reward_collapse", "rollout/reward", -1, reward_margin),
+    Trend("reward_collapse", "rollout/reward", -1, reward_margin, reference="best"),
     # Mean R is negative and ends near 0: its best would be a reference that any noise is worse than
-    Trend(
-        "reward_collapse", "teacher/reward", -1, lambda h, x: (1.0 / h.reward_share - 1) * abs(x)
-    ),
+    Trend("reward_collapse", "teacher/reward", -1, lambda h, x: (h.teacher_factor - 1.0) * abs(x)),
 )
 
 
@@ -103,14 +104,14 @@ class Series:
     def __init__(self, window: int) -> None:
         self.recent: deque[float] = deque(maxlen=window)
         self.first: float | None = None
-        self.best, self.best_steps = -math.inf, 1
+        self.best = -math.inf
 
     def add(self, value: float) -> None:
         if self.first is None:
-            self.first = self.best = value
+            self.first = value
         self.recent.append(value)
-        if self.full and fmean(self.recent) >= self.best:
-            self.best, self.best_steps = fmean(self.recent), len(self.recent)
+        if self.full:
+            self.best = max(self.best, fmean(self.recent))
 
     @property
     def full(self) -> bool:
@@ -217,8 +218,8 @@ class Health:
     def _worse(self, trend: Trend) -> Iterator[Condition]:
         series = self._series[trend.metric]
         assert series.first is not None  # the window is full
-        best = trend.reference == "best"
-        reference, steps = (series.best, series.best_steps) if best else (series.first, 1)
+        best, window = trend.reference == "best", len(series.recent)
+        reference, steps = (series.best, window) if best else (series.first, 1)
         margin, mean = trend.margin(self.settings, reference), fmean(series.recent)
         if trend.sign * (mean - reference) <= margin:
             return
@@ -227,7 +228,7 @@ class Health:
             return
         if self._is_learning(trend.name):
             return
-        side, window = "above" if trend.sign > 0 else "below", len(series.recent)
+        side = "above" if trend.sign > 0 else "below"
         was = f"{reference:.3g} at best" if best else f"{reference:.3g} at the first step"
         message = (
             f"{trend.metric} is {mean:.3g} over {window} steps, {side} {limit:.3g}; it was {was}"

@@ -29,15 +29,24 @@ def resume_point(run: RunDir) -> Path | None:
     """
     for folder in run.checkpoints.glob("step-*"):
         if not (folder / COMPLETE).exists() and not (folder / PRUNED).exists():
-            _set_aside(run, folder)
+            print(f"warning: {set_aside(run, folder)}", flush=True)
     for folder in reversed(run.resume_points()):
         if faults(folder):
-            _set_aside(run, folder)
+            print(f"warning: {set_aside(run, folder)}", flush=True)
         elif _undone(run, folder):
             shutil.rmtree(folder)
         else:
             return folder
     return None
+
+
+def set_aside(run: RunDir, folder: Path) -> str:
+    """Rename a damaged checkpoint, and say so in an event; returns what that says."""
+    wrong = faults(folder)
+    place = quarantine(folder)
+    message = f"{folder.name} is damaged ({'; '.join(wrong[:3])}) and set aside as {place.name}"
+    run.event("damaged_checkpoint", step_of(folder), message)
+    return message
 
 
 def check_recipe(run: RunDir, point: Path, accept: Sequence[str] = ()) -> None:
@@ -81,8 +90,10 @@ def roll_back(run: RunDir, config: RunConfig, health: Health, alarm: Alarm) -> b
     """
     if run.attempt() >= config.health.rollback_limit:
         return False
-    healthy = [k for k in run.complete_checkpoints() if health.is_healthy_after(k)]
-    step = max([0, *healthy])
+    # At least one step with the change lies before the step that raised the alarm: from the
+    # checkpoint right before it, the same weights would give the same gradient.
+    earlier = [k for k in run.complete_checkpoints() if k < alarm.step]
+    step = max([0, *(k for k in earlier if health.is_healthy_after(k))])
     try:
         _, change = changed(run.recipe(), config.health.rollback_set)
     except ConfigError:
@@ -93,8 +104,11 @@ def roll_back(run: RunDir, config: RunConfig, health: Health, alarm: Alarm) -> b
         "rollback",
         alarm.step,
         f"{alarm.name}: back to step {step}, with {what}",
+        alarm=alarm.name,
         to_step=step,
         set=change,
+        value=alarm.value,
+        limit=alarm.limit,
     )
     return True
 
@@ -105,14 +119,6 @@ def _undone(run: RunDir, folder: Path) -> bool:
     rollbacks = [change for change in run.changes() if change.by == "health"]
     middle = folder.name.endswith("-mid")
     return any(step_of(folder) + middle > each.step for each in rollbacks[state["attempt"] :])
-
-
-def _set_aside(run: RunDir, folder: Path) -> None:
-    wrong = faults(folder)
-    place = quarantine(folder)
-    message = f"{folder.name} is damaged ({'; '.join(wrong[:3])}) and set aside as {place.name}"
-    print(f"warning: {message}", flush=True)
-    run.event("damaged_checkpoint", step_of(folder), message)
 
 
 def _flat(recipe: RunConfig) -> dict[str, Any]:

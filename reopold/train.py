@@ -84,6 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(run: RunDir, until: int, accept: list[str]) -> int:
     config, point = run.config(), resume_point(run)
     done = step_of(point) if point else 0
+    _check_ending(run, config)
     if done >= until:
         if done == config.train.steps:
             run.update_manifest(status="finished", step=done)
@@ -125,16 +126,20 @@ def _train(run: RunDir, until: int, accept: list[str]) -> int:
     return codes.get(outcome.status, EXIT_STOPPED if stop() and outcome.status == "stopped" else 0)
 
 
+def _check_ending(run: RunDir, config: RunConfig) -> None:
+    """Raises ConfigError: an alarm has ended the run, and would still have it so."""
+    ended_by = run.manifest().get("ended_by")
+    if ended_by and getattr(config.health, ended_by) in ("stop", "rollback"):
+        raise ConfigError(
+            f"{run.path} was stopped by the alarm {run.manifest()['message']}; to go on all the "
+            f"same set health.{ended_by}=warn, with --accept health.{ended_by}"
+        )
+
+
 def _check(run: RunDir, config: RunConfig, point: Path | None, accept: list[str]) -> None:
     """Raises ConfigError: what the run is made from, or its recipe, is not as it was."""
     if point is not None:
         check_recipe(run, point, accept)
-    ended_by = run.manifest().get("ended_by")
-    if ended_by and getattr(config.health, ended_by) in ("stop", "rollback"):
-        raise ConfigError(
-            f"{run.path} was stopped by the alarm {ended_by}: {run.manifest()['message']}; to go "
-            f"on all the same set health.{ended_by}=warn, with --accept health.{ended_by}"
-        )
     parents = check_parents(run, config)
     for role, path in (("student", config.model.student), ("teacher", config.model.teacher)):
         if role in parents and (Path(path) / "COMPLETE").exists() and (wrong := faults(Path(path))):
@@ -199,7 +204,7 @@ def _stopped(run: RunDir, done: int, reason: str) -> Outcome:
 
 def _ended(run: RunDir, alarm: Alarm, done: int) -> Outcome:
     """An alarm pauses the run, or ends it for good."""
-    message = f"{alarm.name} at step {alarm.step}: {alarm.message}"
+    message = alarm.sentence
     run.event(alarm.policy, done, f"{message}; after {done} steps")
     if alarm.policy == "pause":
         return Outcome("paused", f"{message}; start the run again to go on")

@@ -194,11 +194,26 @@ class Trainer:
             except StopRequested:
                 break
             k = self.steps_done
+            if self.alarm is not None and not self._note(self.alarm):
+                break
             if k in scheduled or k == until or (every and k % every == 0):
                 self._checkpoint(step)
         if self.alarm is None or self.alarm.policy != "rollback":
             self._save_the_rest()
         self.saver.wait()
+
+    def _note(self, alarm: Alarm) -> bool:
+        """Write down what an alarm asks for, and whether its step is to be saved.
+
+        Before the step is saved: a trainer that is killed in between meets the alarm once more, or
+        finds the word of it, but never goes on as if it had not been. A rollback saves nothing.
+        """
+        self.saver.wait()
+        if alarm.policy == "stop":
+            self.run.update_manifest(ended_by=alarm.name, message=alarm.sentence)
+        elif alarm.policy == "pause":
+            self.run.update_manifest(status="paused", message=alarm.sentence)
+        return alarm.policy != "rollback"
 
     def _announce_phase(self) -> None:
         k, phase = self.steps_done, self.config.phase(self.steps_done)

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from evals.report.alarms import alarm_rows, alarm_table, alarm_words
 from evals.report.analysis import Analysis, analyse, curve_table, score_table
 from evals.report.figures import STYLES, Drawing, learning_curves, training_panels
 from evals.report.provenance import RunFacts, provenance_table, run_facts, shared_facts
@@ -124,12 +125,15 @@ def _section(study: Study, benchmark: str, *, figures: bool = True) -> Section:
 
 def _page(study: Study, sections: list[Section], facts: list[RunFacts]) -> dict[str, Any]:
     """What both templates see."""
+    alarms = alarm_rows(study)
     return {
         "study": study.config,
         "what_this_is": WHAT_THIS_IS,
         "sections": sections,
         "notes": [*study.notes, *(note for part in sections for note in part.analysis.notes)],
         "panels": training_panels(study),
+        "alarms": alarm_table(alarms),
+        "alarm_words": alarm_words(study, alarms),
         "styles": {name: STYLES[name] for name in study.config.methods},
         "all_styles": STYLES,
         "rollouts": rollout_page(study),
@@ -147,6 +151,7 @@ def _summary(study: Study, sections: list[Section], facts: list[RunFacts]) -> di
         "study": settings,
         "what_this_is": WHAT_THIS_IS,
         "notes": study.notes,
+        "alarms": [asdict(row) for row in alarm_rows(study)],
         "benchmarks": [{**asdict(part.analysis), "reading": part.reading} for part in sections],
         "runs": [asdict(fact) for fact in facts],
     }

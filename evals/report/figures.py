@@ -17,10 +17,11 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.markers import MarkerStyle
+from matplotlib.markers import CARETUPBASE, MarkerStyle
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from evals.report.alarms import alarm_steps
 from evals.report.analysis import curve_table
 from evals.report.statistics import FloatArray
 from evals.report.study import REFERENCES, Run, Study
@@ -172,6 +173,7 @@ def _panel(study: Study, metric: str, label: str, lines: dict[str, pd.DataFrame]
         axes = figure.add_subplot()
         for name, table in lines.items():
             _line(axes, name, table.index.to_numpy(float), table, markers=False)
+            _alarm_marks(axes, name, alarm_steps(study, name, metric))
         axes.set_title(label, fontsize=10.5, loc="left")
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -224,6 +226,21 @@ def _reference_lines(axes: Axes, study: Study, benchmark: str) -> None:
             fontsize=7.5,
         )
     axes.margins(y=0.1)
+
+
+def _alarm_marks(axes: Axes, name: str, steps: list[int]) -> None:
+    """Carets on the axis where alarms began."""
+    axes.plot(
+        steps,
+        [0.0] * len(steps),
+        linestyle="none",
+        marker=CARETUPBASE,
+        markersize=6,
+        color=STYLES[name].color,
+        transform=axes.get_xaxis_transform(),
+        clip_on=False,
+        zorder=5,
+    )
 
 
 def _switch_line(axes: Axes, x: float, text: str) -> None:

@@ -77,6 +77,8 @@ class Run:
     config: RunConfig
     manifest: Record
     metrics: pd.DataFrame
+    events: list[Record] | None
+    """None: there are none that can be read."""
     evaluations: list[Evaluation]
 
     @property
@@ -183,13 +185,12 @@ def _load_run(directory: RunDir, notes: list[str]) -> Run | None:
     except (ConfigError, json.JSONDecodeError):
         notes.append(f"Run {name} is left out: its config.json or manifest.json cannot be read.")
         return None
-    try:
-        lines = directory.metrics()
-    except json.JSONDecodeError:
+    lines = [line for line in directory.metrics() if "step" in line]
+    steps = int(manifest.get("step", 0))
+    if (absent := steps - len({line["step"] for line in lines})) > 0:
         notes.append(
-            f"The metrics.jsonl of run {name} is damaged: its training curves are missing."
+            f"The metrics.jsonl of run {name} is damaged: it lacks {absent} of {steps} steps."
         )
-        lines = []
     metrics = pd.DataFrame(lines, columns=None if lines else ["step"])
     metrics = metrics.drop_duplicates("step", keep="last").set_index("step").sort_index()
     if manifest.get("config_digest") not in (None, directory.digest()):
@@ -197,7 +198,9 @@ def _load_run(directory: RunDir, notes: list[str]) -> Run | None:
     is_reference = name in REFERENCES and config.method == "sft"
     method = name if is_reference else config.method
     evaluations = _load_evaluations(directory, notes)
-    return Run(directory, method, config, manifest, metrics, evaluations)
+    # A run that has begun has an event at least: without any it is not known what happened.
+    events = directory.events() or None
+    return Run(directory, method, config, manifest, metrics, events, evaluations)
 
 
 def _load_evaluations(directory: RunDir, notes: list[str]) -> list[Evaluation]:

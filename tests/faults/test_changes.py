@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from reopold.checkpoint import load_state
 from reopold.config import (
     ConfigError,
     HealthConfig,
@@ -47,7 +48,7 @@ def test_a_changed_recipe_is_refused_or_accepted_by_field(
     run = RunDir(tmp_path / "run").create(config)
     assert zygote.run("reopold.train", str(run.path), "--until", "3", log=log) == 0
     changed = config.model_copy(
-        update={"optimizer": OptimizerConfig(lr=1e-4, grad_clip=0.5), "seed": 4}
+        update={"optimizer": OptimizerConfig(lr=1e-4, weight_decay=0.5), "seed": 4}
     )
     with pytest.raises(ConfigError) as refused:
         run.create(changed, ["optimizer"])
@@ -60,9 +61,11 @@ def test_a_changed_recipe_is_refused_or_accepted_by_field(
     (event,) = (e for e in run.events() if e["kind"] == "config_changed")
     assert event["step"] == 3
     assert event["set"] == {
-        "optimizer.grad_clip": [1.0, 0.5],
         "optimizer.lr": [3e-4, 1e-4],
+        "optimizer.weight_decay": [0.0, 0.5],
     }
+    state = load_state(run.checkpoint(6))["optimizer"]
+    assert state["param_groups"][0]["weight_decay"] == 0.5, "the checkpoint's own must not win"
     kept = json.loads((run.checkpoint(6) / "trainer" / "config.json").read_text())
     assert kept["optimizer"]["lr"] == 1e-4
 

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
+from reopold.checkpoint import copied
 from reopold.config import EvaluationConfig
 from reopold.integrity import faults, quarantine, seal
 from reopold.retention import prune
@@ -191,6 +193,7 @@ def test_a_full_disk_ends_a_run_cleanly_and_it_goes_on_with_more_room(
             steps.append(run.last_step())
             for point in run.resume_points():
                 assert not faults(point)
+            assert not [p.name for p in run.path.rglob(".*") if p.name != ".lock"]
             remount(disk, "size=64m")
             assert zygote.run("reopold.train", str(run.path), log=log) == 0, log.read_text()
             assert_same(straight(config), run)
@@ -286,6 +289,19 @@ def test_what_retention_keeps(small: MakeRecipe, tmp_path: Path) -> None:
     checkpoint(8)
     prune(run, config)
     assert run.complete_checkpoints() == [2, 8]
+
+
+def test_a_snapshot_shares_nothing_with_the_model_and_keeps_its_ties() -> None:
+    """What is written behind the training must not move with it."""
+    embedding = torch.nn.Parameter(torch.ones(4, 3))
+    weights = {"embedding": embedding, "head": embedding, "norm": torch.nn.Parameter(torch.ones(3))}
+    copies = copied(weights)
+    with torch.no_grad():
+        for weight in weights.values():
+            weight.add_(1.0)
+    assert all(bool((copy == 1.0).all()) for copy in copies.values())
+    assert copies["head"].data_ptr() == copies["embedding"].data_ptr()
+    assert copies["norm"].data_ptr() != copies["embedding"].data_ptr()
 
 
 def test_a_second_damaged_folder_does_not_replace_the_first(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_killed_anywhere_a_run_ends_with_the_same_bits(
             hit[where] += 1
         assert zygote.run("reopold.train", str(run.path), log=log) == 0, log.read_text()
         assert_same(reference, run)
+        assert not list(run.checkpoints.glob("damaged-*")), "a kill leaves a checkpoint or none"
     places = ", ".join(f"{where} {count}" for where, count in sorted(hit.items()))
     print(f"\n{sum(hit.values())} kills of {runs} runs, all bit-identical; SEED={SEED}: {places}")
 

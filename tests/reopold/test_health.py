@@ -96,8 +96,8 @@ def begun(found: Iterable[Alarm]) -> list[tuple[int, str]]:
         # It collapses at the first update: only step 0 was healthy. Step 10 is the first window
         # without it.
         ({"rollout__reward": after(1, 0.2, 0.0)}, (10, "reward_collapse"), 0.0, 0.14),
-        ({"teacher__reward": after(20, -0.2, -0.3)}, (29, "reward_collapse"), -0.3, -0.2 / 0.7),
-        ({"teacher__reward": after(20, -0.2, -0.28)}, None, 0, 0),
+        ({"teacher__reward": after(20, -0.2, -0.61)}, (29, "reward_collapse"), -0.61, -0.6),
+        ({"teacher__reward": after(20, -0.2, -0.59)}, None, 0, 0),
         ({"teacher__reward": after(20, -0.2, -0.001)}, None, 0, 0),
         ({"train__grad_norm": after(25, 0.5, 5.1)}, (25, "gradient_spike"), 5.1, 5.0),
         ({"train__grad_norm": after(25, 0.5, 4.9)}, None, 0, 0),
@@ -247,7 +247,7 @@ def held(recipe: RunConfig, history: list[Line], s: int) -> dict[str, int]:
     if worse("rollout/repetition", 1, 0.2):
         found["repetition"] = w
     fallen = [worse("rollout/reward", -1, 0.3, best) for best in (False, True)]
-    if any(fallen) or worse("teacher/reward", -1, 3 / 7 * abs(start.get("teacher/reward", 0))):
+    if any(fallen) or worse("teacher/reward", -1, 2 * abs(start.get("teacher/reward", 0))):
         found["reward_collapse"] = w
     return found
 

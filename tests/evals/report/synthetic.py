@@ -112,6 +112,8 @@ def write_run(folder: Path, what: Synthetic, config: RunConfig, skills: dict[int
     write_manifest(run, config, "finished", config.train.steps)
     lines = [json.dumps(line) for line in metric_lines(config)]
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    RunDir(run).event("start", 0, "on cpu")
+    RunDir(run).event("finish", config.train.steps, "all steps are done")
     for step, level in skills.items():
         verdicts = draw_verdicts(what, level)
         write_evaluation(run, config, step, verdicts, what.resamples)
