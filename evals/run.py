@@ -285,7 +285,9 @@ def evaluate_run(
     if missing or not wanted:
         there = ", ".join(map(str, complete)) or "none"
         asked = f" at step {', '.join(map(str, missing))}" if missing else ""
-        raise ConfigError(f"no complete checkpoint{asked} in {run.path} (there: {there})")
+        gone = sorted(set(missing) & set(run.passed_checkpoints()))
+        why = f"; train.keep_last has removed {', '.join(map(str, gone))}" if gone else ""
+        raise ConfigError(f"no complete checkpoint{asked} in {run.path} (there: {there}{why})")
     evaluation = prepare(
         config.evaluation,
         dtype=config.model.dtype,

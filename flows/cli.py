@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from reopold.config import RunConfig, StudyConfig
 
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_BAD_INPUT = 2
 
 app = typer.Typer(
     name="reopold",
@@ -38,6 +37,14 @@ Sets = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a recipe key, for example train.steps=50."
     ),
 ]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept",
+        metavar="FIELD",
+        help="Go on although this field of the recipe was changed, for example optimizer.lr.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study, or its folder.")]
@@ -47,6 +54,7 @@ StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study
 def quickstart(
     recipe: Annotated[Path, typer.Option(help="Study file.", metavar="FILE")] = QUICKSTART,
     sets: Sets = None,
+    accept: Accept = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -60,7 +68,8 @@ def quickstart(
     from tasks.home import home
 
     study = load_recipe(recipe, StudyConfig, sets or [])
-    _run_study(study, _shown(home() / "studies" / study.name), quiet or as_json, as_json)
+    folder = _shown(home() / "studies" / study.name)
+    _run_study(study, folder, accept or [], quiet or as_json, as_json)
 
 
 @app.command()
@@ -73,6 +82,7 @@ def distill(
         ),
     ] = None,
     sets: Sets = None,
+    accept: Accept = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -88,7 +98,7 @@ def distill(
     run_dir = output or _shown(home() / "studies" / "runs" / "runs" / config.name)
     check_run(config, run_dir)
     _preflight(config, run_dir, quiet=True)
-    claim_run(config, run_dir)
+    claim_run(config, run_dir, accept or [])
 
     def run() -> dict[str, Any]:
         from flows.distill import distill as flow
@@ -96,7 +106,7 @@ def distill(
         return {"run_dir": str(run_dir), "checkpoint": flow(config, str(run_dir))}
 
     result = _flow(run, quiet or as_json)
-    _print(result, as_json, f"checkpoint: {result['checkpoint']}")
+    _print(result, as_json, f"checkpoint: {result['checkpoint']}\n{_tracked(run_dir)}")
 
 
 @app.command()
@@ -224,6 +234,43 @@ def dashboard(
     serve(prefect_port, mlflow_port)
 
 
+@app.command()
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Compare sizes of checkpoint files, not their SHA-256.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find what a crash or a kill left behind, say what would mend it, and with --fix mend it.
+
+    Runs that nobody trains, broken checkpoints, flow runs without a process, stale slots, orphan
+    processes, open MLflow runs, disk use. Whatever is alive is left alone, and nothing is deleted
+    that could be wanted. Exit code 1 if faults are left.
+
+    Example:  reopold doctor --fix
+    """
+    from tasks.home import configure_environment, home
+
+    if not home().is_dir():
+        from reopold.config import ConfigError
+
+        raise ConfigError(f"no state at {home()}; go where .reopold is, or set REOPOLD_HOME")
+    configure_environment()
+    from tasks.alive import join_living_server
+
+    join_living_server()
+    from flows.terminal import show_findings
+    from tasks.doctor import examine
+
+    found = examine(fix=fix, quick=quick)
+    if not as_json:
+        show_findings(found.findings)
+    _print(found.model_dump(mode="json"), as_json, found.summary)
+    if found.left:
+        raise typer.Exit(1)
+
+
 def _preflight(config: RunConfig, run_dir: Path, *, quiet: bool, as_json: bool = False) -> None:
     """Run the checks and show them; quiet shows only what is amiss.
 
@@ -247,10 +294,12 @@ def _preflight(config: RunConfig, run_dir: Path, *, quiet: bool, as_json: bool =
         raise PreflightFailed(f"{len(failed)} of {len(found)} checks failed: nothing was started")
 
 
-def _run_study(study: StudyConfig, study_dir: Path, quiet: bool, as_json: bool) -> None:
+def _run_study(
+    study: StudyConfig, study_dir: Path, accept: list[str], quiet: bool, as_json: bool
+) -> None:
     from tasks.preflight import check_study
 
-    check_study(study, study_dir)
+    check_study(study, study_dir, accept)
 
     def run() -> dict[str, Any]:
         from flows.quickstart import quickstart as flow
@@ -258,22 +307,24 @@ def _run_study(study: StudyConfig, study_dir: Path, quiet: bool, as_json: bool) 
         return flow(study, str(study_dir)).model_dump(mode="json")
 
     result = _flow(run, quiet)
-    tracked = (
-        "MLflow and Prefect: make dashboard"
-        if result["tracking_run"]
-        else "not in MLflow yet: it was away"
-    )
     text = result["compared"].pop("text")
-    _print(result, as_json, f"\n{text}\n\nreport: {result['report']}\n{tracked}")
+    text = f"\n{text}\n\nreport: {result['report']}\n{_tracked(study_dir)}"
+    _print(result, as_json, text)
+
+
+def _tracked(folder: Path) -> str:
+    from tasks.report import tracked
+
+    return tracked(folder)
 
 
 def _flow(run: Any, quiet: bool) -> dict[str, Any]:
     """Run a flow under our state folder, our signals and a progress display."""
     from tasks.home import configure_environment
+    from tasks.launch import own_signals
 
     configure_environment()
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
+    own_signals()
     _start_prefect()
     from flows.terminal import display
 
@@ -296,6 +347,8 @@ def _start_prefect() -> None:
             failure = client.api_healthcheck()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if not os.environ.get("PREFECT_API_URL"):
+        _guard_ephemeral_server()
     if failure is not None:
         url = os.environ.get("PREFECT_API_URL", "its ephemeral server")
         from reopold.config import ConfigError
@@ -306,14 +359,15 @@ def _start_prefect() -> None:
         )
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """First signal: every stage saves and ends. Second: leave at once."""
-    from tasks.launch import STOP
+def _guard_ephemeral_server() -> None:
+    """Prefect's own server watches nobody: it would outlive a killed command."""
+    from prefect.server.api.server import SubprocessASGIServer
 
-    if STOP.is_set():
-        os._exit(EXIT_INTERRUPTED)
-    STOP.set()
-    print("stopping: the running stages save a checkpoint (again: stop at once)", file=sys.stderr)
+    from tasks.launch import guard
+
+    server = SubprocessASGIServer().server_process  # there is one a process
+    if server is not None:
+        guard(server.pid)
 
 
 def _study_folder(study: str) -> Path:
@@ -334,26 +388,34 @@ def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
 
 def main() -> None:
     """Entry point; bad input is one clear line and exit code 2."""
+    from reopold import parent
+
+    # Prefect's own server, too, is known as ours where we are killed before it.
+    os.environ[parent.VARIABLE] = str(os.getpid())
     try:
         app()
     except Exception as error:
-        code = _exit_code(error)
-        if code is None:
+        found = _outcome(error)
+        if found is None:
             raise
-        print(f"{'stopped' if code == EXIT_INTERRUPTED else 'error'}: {error}", file=sys.stderr)
+        code, word = found
+        print(f"{word}: {error}", file=sys.stderr)
         sys.exit(code)
 
 
-def _exit_code(error: Exception) -> int | None:
+def _outcome(error: Exception) -> tuple[int, str] | None:
+    """Exit code and first word of what is said about it; None for what is our own fault."""
     from reopold.config import ConfigError
-    from tasks.launch import Interrupted, JobFailed
+    from tasks.launch import EXIT_INTERRUPTED, EXIT_PAUSED, Interrupted, JobFailed, Paused
     from tasks.preflight import PreflightFailed
 
     if isinstance(error, ConfigError):
-        return EXIT_BAD_INPUT
+        return EXIT_BAD_INPUT, "error"
     if isinstance(error, Interrupted):
-        return EXIT_INTERRUPTED
-    return 1 if isinstance(error, JobFailed | PreflightFailed) else None
+        return EXIT_INTERRUPTED, "stopped"
+    if isinstance(error, Paused):
+        return EXIT_PAUSED, "paused"
+    return (1, "error") if isinstance(error, JobFailed | PreflightFailed) else None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import NoReturn
 from reopold.config import ConfigError
 from reopold.run_dir import write_atomic
 from tasks import home
-from tasks.launch import JobFailed, LocalJob, LocalLauncher
+from tasks.launch import JobFailed, LocalJob, LocalLauncher, guard
 
 HOST = "127.0.0.1"
 #: Seconds in which both must answer, in which one must end before it is killed, between looks.
@@ -127,6 +127,7 @@ def _running(servers: list[_Server]) -> Iterator[list[LocalJob]]:
         with home.locked(home.mlflow_lock()):
             for server in servers:
                 jobs.append(launcher.submit(server.command, log=server.log, env=server.env))
+                guard(-jobs[-1].process.pid)
             _wait_until_up(servers, jobs)
         yield jobs
     finally:

@@ -11,7 +11,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from reopold.config import RunConfig
 from reopold.run_dir import RunDir
+from tasks.alive import alive
 from tasks.benchmark import evaluate_run, evaluated
+from tasks.launch import stopping_on_signals
 from tasks.progress import Progress, show
 from tasks.report import track_run
 from tasks.stages import evaluated_steps, span_done, spans
@@ -21,7 +23,7 @@ from tasks.train import train_span
 WAITING_STAGES = 64
 
 
-def submit_run(run_dir: Path, study: str, parents: list[Any]) -> list[PrefectFuture[Any]]:
+def submit_run(run_dir: Path, parents: list[Any]) -> list[PrefectFuture[Any]]:
     """Submit the stages of a run that has its config.json; what is on disk comes from the cache.
 
     Args:
@@ -54,7 +56,6 @@ def submit_run(run_dir: Path, study: str, parents: list[Any]) -> list[PrefectFut
     tracked = track_run.submit(
         str(run_dir),
         name,
-        study,
         wait_for=[allow_failure(future) for future in futures],
         return_state=False,
     )
@@ -73,8 +74,13 @@ def settle(futures: list[PrefectFuture[Any]]) -> list[Any]:
     flow_run_name="{run_dir}",
     task_runner=ThreadPoolTaskRunner(max_workers=WAITING_STAGES),  # type: ignore[arg-type]
 )
-def distill(config: RunConfig, run_dir: str, study: str = "runs") -> str:
-    """Train, evaluate and track one run; returns the folder of its final checkpoint."""
-    RunDir(Path(run_dir)).create(config)
-    done = settle(submit_run(Path(run_dir), study, []))[-1]
+def distill(config: RunConfig, run_dir: str, accept: list[str] | None = None) -> str:
+    """Train, evaluate and track one run; returns the folder of its final checkpoint.
+
+    Args:
+        accept: fields, or sections, in which the recipe may differ from that of the run there.
+    """
+    with alive(run_dir), stopping_on_signals():
+        RunDir(Path(run_dir)).create(config, accept or [])
+        done = settle(submit_run(Path(run_dir), []))[-1]
     return str(done.path)

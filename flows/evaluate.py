@@ -8,7 +8,9 @@ from prefect import flow
 
 from evals.results import Results
 from reopold.config import EvaluationConfig
+from tasks.alive import alive
 from tasks.benchmark import evaluate_checkpoint
+from tasks.launch import stopping_on_signals
 
 
 @flow(name="evaluate", flow_run_name="{checkpoint}")
@@ -20,4 +22,5 @@ def evaluate(
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Results:
     """Sample, grade and score a Hugging Face folder; the results are written to `output`."""
-    return evaluate_checkpoint(checkpoint, output, settings, dtype, device)
+    with alive(output), stopping_on_signals():
+        return evaluate_checkpoint(checkpoint, output, settings, dtype, device)

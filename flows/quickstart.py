@@ -15,6 +15,8 @@ from flows.distill import WAITING_STAGES, settle, submit_run
 from reopold.config import MicroConfig, RunConfig, StudyConfig
 from reopold.run_dir import RunDir
 from reopold.studies import micro_folder, plan_run, plan_supervised, runs_folder
+from tasks.alive import alive
+from tasks.launch import stopping_on_signals
 from tasks.progress import Progress, show
 from tasks.report import Compared, compare_study, track_study, write_report
 from tasks.train import build_micro
@@ -36,7 +38,17 @@ class StudyResult(BaseModel):
 )
 def quickstart(study: StudyConfig, study_dir: str) -> StudyResult:
     """Run a study in `study_dir`, which already belongs to it; what is there is reused."""
-    folder = Path(study_dir)
+    with alive(study_dir), stopping_on_signals():
+        settle(_submit_study(study, Path(study_dir)))
+        compared = compare_study(study_dir)
+        report = write_report(study_dir)
+        tracking_run = track_study(study_dir)
+    return StudyResult(
+        study=study.name, report=report, compared=compared, tracking_run=tracking_run
+    )
+
+
+def _submit_study(study: StudyConfig, folder: Path) -> list[PrefectFuture[Any]]:
     suite = _submit_micro(folder, study.micro)
     teacher = _submit(study, folder, plan_supervised(study, folder, "teacher"), [suite])
     student = _submit(study, folder, plan_supervised(study, folder, "student"), [suite])
@@ -47,15 +59,7 @@ def quickstart(study: StudyConfig, study_dir: str) -> StudyResult:
             config = plan_run(study, folder, method, seed)
             parents = [student[-1], teacher[-1]] if config.model.teacher else [student[-1]]
             futures += _submit(study, folder, config, parents)
-    settle(futures)
-    compared = compare_study(study_dir)
-    report = write_report(study_dir)
-    return StudyResult(
-        study=study.name,
-        report=report,
-        compared=compared,
-        tracking_run=track_study(study_dir),
-    )
+    return futures
 
 
 def _submit_micro(folder: Path, micro: MicroConfig) -> Any:
@@ -73,4 +77,4 @@ def _submit(
     study: StudyConfig, folder: Path, config: RunConfig, parents: list[Any]
 ) -> list[PrefectFuture[Any]]:
     run = RunDir(runs_folder(folder) / config.name).create(config)
-    return submit_run(run.path, study.name, parents)
+    return submit_run(run.path, parents)

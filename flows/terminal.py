@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from reopold.preflight import Check
+from tasks.findings import Finding
 from tasks.progress import Progress, Silent, use_display
 
 #: Seconds between plain lines about one running stage.
@@ -41,7 +42,14 @@ class PlainLines:
             ):
                 return
             self.last[key] = now
-            print(f"[{clock(now - self.started)}] {line(progress)}", file=self.stream, flush=True)
+            self._print(now, line(progress))
+
+    def tell(self, text: str) -> None:
+        with self.lock:
+            self._print(time.monotonic(), text)
+
+    def _print(self, now: float, text: str) -> None:
+        print(f"[{clock(now - self.started)}] {text}", file=self.stream, flush=True)
 
 
 class LiveTable:
@@ -60,9 +68,11 @@ class LiveTable:
                 self.running[key] = progress
                 return
             self.running.pop(key, None)
-        self.live.console.print(
-            f"[{clock(time.monotonic() - self.started)}] {line(progress)}", highlight=False
-        )
+        self.tell(line(progress))
+
+    def tell(self, text: str) -> None:
+        passed = clock(time.monotonic() - self.started)
+        self.live.console.print(f"[{passed}] {text}", highlight=False, markup=False)
 
     def table(self) -> Table:
         with self.lock:
@@ -120,6 +130,20 @@ def line(progress: Progress) -> str:
 def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
+
+
+def show_findings(found: Sequence[Finding]) -> None:
+    """The table of `reopold doctor`; nothing where nothing was found."""
+    if not found:
+        return
+    table = Table("check", "where", "found", "mend", "", box=box.SIMPLE_HEAD)
+    colours = {"mended": "green", "failed": "bold red", "note": "dim"}
+    for each in found:
+        outcome = f"[{colours.get(each.outcome, 'yellow')}]{each.outcome}[/]"
+        table.add_row(
+            each.check, escape(each.where), escape(each.found), escape(each.mend), outcome
+        )
+    Console(stderr=True).print(table)
 
 
 def show_checks(found: Sequence[Check]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from prefect import task
@@ -11,6 +12,7 @@ from evals.benchmarks.problems import load_problems
 from evals.results import Results, read_results
 from reopold.config import ConfigError, EvaluationConfig
 from reopold.provenance import checkpoint_digest
+from reopold.retention import prune
 from reopold.run_dir import RunDir, write_atomic
 from tasks.cache import stage_key
 from tasks.gpu import slot
@@ -35,7 +37,7 @@ def evaluate_run(
     if not reused:
         show(Progress(name, stage))
         wanted = ",".join(map(str, steps))
-        with slot() as env:
+        with slot() as held:
             threads = {"OMP_NUM_THREADS": str(run.config().train.threads)}
             run_module(
                 "evals.run",
@@ -43,8 +45,11 @@ def evaluate_run(
                 "--steps",
                 wanted,
                 log=run.path / "eval.log",
-                env={**env, **threads},
+                env={**held.env, **threads},
+                keep_open=[held.handle],
             )
+        with suppress(ConfigError), run.lock(0.0):  # held by a trainer: it does it at its next save
+            prune(run, run.config())
     last = run.evaluation(steps[-1], run.config().evaluation.benchmark)
     results = _results(last)
     get_run_logger().info("%s after %d steps: %s", name, steps[-1], results.headline())
@@ -65,7 +70,7 @@ def evaluate_checkpoint(
     write_atomic(recipe, settings.canonical_json())
     show(Progress(Path(checkpoint).name, "evaluation"))
     arguments = ["--checkpoint", checkpoint, "--config", str(recipe), "--output", output]
-    with slot() as env:
+    with slot() as held:
         run_module(
             "evals.run",
             *arguments,
@@ -74,7 +79,8 @@ def evaluate_checkpoint(
             "--device",
             device,
             log=folder / "eval.log",
-            env=env,
+            env=held.env,
+            keep_open=[held.handle],
         )
     return _results(folder)
 
@@ -82,9 +88,9 @@ def evaluate_checkpoint(
 def evaluated(run: RunDir, steps: list[int]) -> bool:
     """Whether disk holds results for the checkpoints, test problems and settings of today."""
     config = run.config()
-    settings, complete = config.evaluation, run.complete_checkpoints()
+    settings, there = config.evaluation, run.passed_checkpoints()
     found = [read_results(run.evaluation(step, settings.benchmark)) for step in steps]
-    if not set(steps) <= set(complete) or None in found:
+    if not set(steps) <= set(there) or None in found:
         return False
     problems = load_problems(Path(settings.data)).digest
     return all(

@@ -1,20 +1,26 @@
 """Slots: which device a job may use, and how many jobs run at once.
 
-One slot a GPU; without GPUs, one slot a CPU core. A slot is a file lock, so that flows of several
-processes share the devices and a dead holder's slot is free at once.
+One slot a GPU; without GPUs, one slot a CPU core. A slot is two things: a lock on the device's
+file, so that flows of several processes share the devices and a dead holder's device is free at
+once; and an occupancy of a limit on Prefect's page (:mod:`tasks.leases`), which shows and limits
+what runs. The lock chooses the device. The file names the lease, so a lease in a file that nobody
+has locked is that of a dead holder.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from tasks import leases
 from tasks.home import home
 from tasks.launch import STOP, Interrupted
 
@@ -22,26 +28,51 @@ from tasks.launch import STOP, Interrupted
 _turnstile = threading.Lock()
 
 
+@dataclass(frozen=True)
+class Slot:
+    """A device that is ours.
+
+    Args:
+        env: the environment that confines a job to it.
+        handle: file descriptor of its lock. A job that has it open too (`keep_open` of
+            :func:`tasks.launch.run_module`) keeps the device while it saves, even if we are killed.
+    """
+
+    name: str
+    env: dict[str, str]
+    handle: int
+
+    def record(self, lease: str) -> None:
+        """Write down the lease of its holder; "" for none."""
+        os.ftruncate(self.handle, 0)
+        os.pwrite(self.handle, lease.encode(), 0)
+
+    def recorded(self) -> str:
+        return os.pread(self.handle, 100, 0).decode()
+
+
 def visible_gpus() -> list[str]:
     """Ids of the GPUs that this process may use, without importing torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    return installed_gpus()
+
+
+def installed_gpus() -> list[str]:
+    """Ids of the GPUs of this machine."""
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=20
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    return [
-        str(index)
-        for index, line in enumerate(listed.stdout.splitlines())
-        if line.startswith("GPU ")
-    ]
+    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(index) for index in range(len(lines))]
 
 
 def slots() -> list[tuple[str, dict[str, str]]]:
-    """Name and environment of every slot of this machine."""
+    """Name and environment of every slot that this process may take."""
     gpus = visible_gpus()
     if gpus:
         return [(f"gpu-{gpu}", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
@@ -49,35 +80,101 @@ def slots() -> list[tuple[str, dict[str, str]]]:
 
 
 @contextmanager
-def slot() -> Iterator[dict[str, str]]:
-    """Wait for a free slot and hold it; yields the environment that confines a job to it.
+def slot() -> Iterator[Slot]:
+    """Wait for a free slot and hold it.
 
     Raises:
         Interrupted: a stop was asked for while waiting.
     """
-    folder = home() / "slots"
-    folder.mkdir(parents=True, exist_ok=True)
     available = slots()
     with _turnstile:
-        handle, env = _take(folder, available)
+        taken = _take(available)
     try:
-        yield env
+        kind = taken.name.partition("-")[0]
+        installed = len(installed_gpus()) if kind == "gpu" else os.cpu_count() or 1
+        size = max(len(available), installed)
+        limit, left = leases.limit_name(kind), taken.recorded()
+        with leases.occupied(limit, size, left, taken.record):
+            yield taken
     finally:
-        os.close(handle)
+        os.close(taken.handle)
 
 
-def _take(folder: Path, available: list[tuple[str, dict[str, str]]]) -> tuple[int, dict[str, str]]:
+def held() -> dict[str, bool]:
+    """Whether somebody has it now, for every slot of ours and every other that was ever taken."""
+    found = {}
+    for name in _known():
+        with _probe(name) as free:
+            found[name] = free is None
+    return found
+
+
+def stale_leases() -> dict[str, str]:
+    """Leases of dead holders, by slot: Prefect may count them until they run out."""
+    found = {}
+    for name in _known():
+        with _probe(name) as free:
+            if free is not None and free.recorded():
+                found[name] = free.recorded()
+    return found
+
+
+def release_stale_leases() -> dict[str, str]:
+    """Give back the leases of dead holders; returns what was given back, by slot.
+
+    Raises:
+        httpx.HTTPError: Prefect's server is away or refuses.
+    """
+    given = {}
+    for name in stale_leases():
+        with _probe(name) as free:
+            if free is not None and free.recorded():  # nobody came meanwhile
+                given[name] = free.recorded()
+                leases.release(free.recorded())
+                free.record("")
+    return given
+
+
+def _take(available: list[tuple[str, dict[str, str]]]) -> Slot:
     while not STOP.is_set():
         for name, env in available:
-            handle = os.open(folder / name, os.O_RDWR | os.O_CREAT)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(handle)
-            else:
-                return handle, env
+            taken = _try(name, env)
+            if taken is not None:
+                return taken
         time.sleep(0.1)
     raise Interrupted("stopped while waiting for a free slot")
+
+
+def _try(name: str, env: dict[str, str]) -> Slot | None:
+    """The slot, if nobody has it; whoever gets it closes its handle."""
+    _folder().mkdir(parents=True, exist_ok=True)
+    handle = os.open(_folder() / name, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return Slot(name, env, handle)
+
+
+@contextmanager
+def _probe(name: str) -> Iterator[Slot | None]:
+    free = _try(name, {})
+    try:
+        yield free
+    finally:
+        if free is not None:
+            os.close(free.handle)
+
+
+def _known() -> list[str]:
+    used = [file.name for file in _folder().glob("*")]
+    return sorted({*used, *(name for name, _ in slots())})
+
+
+def _folder() -> Path:
+    # A home on a shared file system serves several machines.
+    return home() / "slots" / socket.gethostname()
 
 
 def _cores() -> int:

@@ -64,8 +64,14 @@ def mlflow_lock() -> Path:
 
 def http_status(url: str, timeout: float = 2.0) -> int | None:
     """Status that a server at `url` answers with; None if there is no answer in `timeout` s."""
+    answer = http_answer(url, timeout)
+    return answer if isinstance(answer, int) else None
+
+
+def http_answer(url: str, timeout: float = 2.0) -> int | str:
+    """As :func:`http_status`, but where there is no answer, why."""
     if not url.startswith(("http://", "https://")):
-        return None
+        return "no address of a server"
     local = urllib.parse.urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
     # A proxy would answer for a server on this machine that is not there.
     proxies = urllib.request.ProxyHandler({} if local else None)
@@ -74,8 +80,11 @@ def http_status(url: str, timeout: float = 2.0) -> int | None:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        cause = getattr(error, "reason", error)
+        if isinstance(cause, TimeoutError):
+            return f"timeout: no answer within {timeout:g} s"
+        return "connection refused" if isinstance(cause, ConnectionRefusedError) else str(cause)
 
 
 def configure_environment() -> None:
@@ -96,6 +105,10 @@ def configure_environment() -> None:
         # 5 to 10 s on a free machine, and the default limit of 20 s fails on a busy one.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # In memory, the slots of a server that was killed would stay taken for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
         # Only the console handler: the API still receives every line (prefect/logging.yml).
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     }

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
 from evals.run import check_settings, prepare
+from reopold.changes import accepted, settings
 from reopold.config import (
     ConfigError,
     EvaluationConfig,
@@ -21,13 +23,14 @@ from reopold.config import (
     RunConfig,
     StudyConfig,
     is_local,
+    parse,
 )
 from reopold.data.prompts import load_prompts
 from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
 from reopold.preflight import Check
 from reopold.provenance import check_parents, checkpoint_digest
-from reopold.run_dir import RunDir, claim_folder
-from reopold.studies import plan_run, plan_supervised
+from reopold.run_dir import RunDir, claim_folder, write_atomic
+from reopold.studies import plan_run, plan_supervised, runs_folder
 from tasks.home import http_status
 
 #: Logs, reports, trackers and Prefect's database beside the checkpoints.
@@ -63,13 +66,16 @@ def check_run(config: RunConfig, run_dir: Path) -> None:
     require_disk(run_dir, checkpoint_bytes(config))
 
 
-def claim_run(config: RunConfig, run_dir: Path) -> None:
+def claim_run(config: RunConfig, run_dir: Path, accept: Sequence[str] = ()) -> None:
     """Write the run's config.json, or accept the one there if it is the same recipe.
+
+    Args:
+        accept: fields, or sections, in which the recipe may differ from the one there.
 
     Raises:
         ConfigError: the folder belongs to another recipe.
     """
-    RunDir(run_dir).create(config.with_paths(os.path.expanduser))
+    RunDir(run_dir).create(config.with_paths(os.path.expanduser), accept)
 
 
 def checkpoint_bytes(config: RunConfig) -> int:
@@ -78,8 +84,12 @@ def checkpoint_bytes(config: RunConfig) -> int:
     return len(config.checkpoint_steps()) * COPIES_PER_CHECKPOINT * weights
 
 
-def check_study(study: StudyConfig, study_dir: Path) -> None:
+def check_study(study: StudyConfig, study_dir: Path, accept: Sequence[str] = ()) -> None:
     """Claim the study's folder.
+
+    Args:
+        accept: fields, or sections, in which the study may differ from the one there; its runs then
+            go on with what follows from them.
 
     Raises:
         ConfigError: a run of it would be refused, the folder belongs to another config, or the
@@ -94,7 +104,24 @@ def check_study(study: StudyConfig, study_dir: Path) -> None:
         raise ConfigError(f"study {study.name}: {reasons}") from error
     checkpoints = sum(len(run.checkpoint_steps()) for run in runs)
     require_disk(study_dir, checkpoints * COPIES_PER_CHECKPOINT * micro_bytes(study.micro))
+    if accept and (study_dir / "study.json").exists():
+        _change_study(study, study_dir, runs, accept)
     claim_folder(study_dir, "study.json", study.canonical_json())
+
+
+def _change_study(
+    study: StudyConfig, study_dir: Path, runs: Sequence[RunConfig], accept: Sequence[str]
+) -> None:
+    """Raises ConfigError: the study differs in a field that was not named."""
+    file = study_dir / "study.json"
+    there = parse(json.loads(file.read_text(encoding="utf-8")), StudyConfig, str(file))
+    old, new = (settings(each.model_dump(mode="json")) for each in (there, study))
+    accepted(old, new, accept, f"{study_dir} belongs to another config")
+    for config in runs:
+        run = RunDir(runs_folder(study_dir) / config.name)
+        if run.config_file.exists():
+            run.create(config, list(RunConfig.model_fields))
+    write_atomic(file, study.canonical_json())
 
 
 def check_evaluation(checkpoint: Path, settings: EvaluationConfig, output: Path) -> None:
@@ -146,21 +173,22 @@ def _disk(config: RunConfig, run_dir: Path) -> Check:
 
 
 def _trackers() -> Iterator[Check]:
-    """MLflow and Prefect: a server that is named must answer; the local files need none."""
+    """Prefect's server must answer if one is named, MLflow's had better; local files need none."""
     mlflow = os.environ.get("MLFLOW_TRACKING_URI", "")
-    yield _reachable("MLflow", mlflow, f"{mlflow}/health", "unset MLFLOW_TRACKING_URI")
+    mend = "unset MLFLOW_TRACKING_URI; meanwhile what it lacks waits in the run directory"
+    yield _reachable("MLflow", mlflow, f"{mlflow}/health", mend, "warn")
     prefect = os.environ.get("PREFECT_API_URL", "")
-    yield _reachable("Prefect", prefect, f"{prefect}/health", "unset PREFECT_API_URL")
+    yield _reachable("Prefect", prefect, f"{prefect}/health", "unset PREFECT_API_URL", "fail")
 
 
-def _reachable(name: str, url: str, health: str, mend: str) -> Check:
+def _reachable(name: str, url: str, health: str, mend: str, away: Literal["warn", "fail"]) -> Check:
     if not url.startswith("http"):
         return Check(name, "pass", "files under .reopold/, no server")
     status = http_status(health)
     if status == 200:
         return Check(name, "pass", f"{url} answers")
     reason = "does not answer" if status is None else f"answers with status {status}"
-    return Check(name, "fail", f"{url} {reason}", f"start it, correct the address, or {mend}")
+    return Check(name, away, f"{url} {reason}", f"start it, correct the address, or {mend}")
 
 
 def _last_line(text: str) -> str:

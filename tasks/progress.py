@@ -22,7 +22,7 @@ class Progress:
         step, steps: completed and wanted; 0 of 0 where a stage has no steps.
         reward: newest mean outcome reward of the rollouts, if any.
         seconds_left: estimate; None before there is one.
-        state: running, done, reused or failed.
+        state: running, done, reused or failed; of an alarm what it does (warn, pause, ...).
     """
 
     name: str
@@ -37,10 +37,15 @@ class Progress:
 class Display(Protocol):
     def show(self, progress: Progress) -> None: ...
 
+    def tell(self, text: str) -> None: ...
+
 
 class Silent:
     def show(self, progress: Progress) -> None:
         """Nobody looks."""
+
+    def tell(self, text: str) -> None:
+        """Nobody listens."""
 
 
 _display: Display = Silent()
@@ -54,6 +59,11 @@ def use_display(display: Display) -> None:
 
 def show(progress: Progress) -> None:
     _display.show(progress)
+
+
+def tell(text: str) -> None:
+    """Say a sentence that is no stage's progress: a tracker that has gone, and come back."""
+    _display.tell(text)
 
 
 class MetricsWatcher:

@@ -12,24 +12,28 @@ from pydantic import BaseModel
 
 from reopold.run_dir import RunDir
 from tasks.launch import STOP
+from tasks.live_tracking import LINK, over, reporting, ship_last
 from tasks.progress import Progress, show
+from tasks.tracking import ship_run, ship_study, waiting, waiting_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @task(name="track", task_run_name="{name} · to MLflow")
-def track_run(run_dir: str, name: str, study: str) -> str:
-    """Ship a run directory to MLflow; a tracker that is away costs a warning, never the run."""
-    from tasks.tracking import TrackingUnavailable, ship_run
-
-    if STOP.is_set() or RunDir(Path(run_dir)).manifest()["status"] == "new":
+def track_run(run_dir: str, name: str) -> str:
+    """Ship what is left of a run, and its end; "" if MLflow is away: that never costs the run."""
+    run, logger = Path(run_dir), get_run_logger()
+    if RunDir(run).manifest()["status"] == "new":
         return ""
-    try:
-        return ship_run(Path(run_dir), study=study).run_id
-    except TrackingUnavailable as error:
-        get_run_logger().warning("%s stays on disk until the next start: %s", name, error)
+    over(run)
+    if STOP.is_set():  # the command is about to end: seconds for MLflow, the disk keeps the rest
+        if waiting_run(run):
+            ship_last(run, logger)
         return ""
+    with reporting(logger) as reports:
+        reports.append(ship_run(run))
+    return reports[0].run_id if reports else ""
 
 
 class Compared(BaseModel):
@@ -78,11 +82,24 @@ def write_report(study_dir: str) -> str:
 @task(name="track-study", task_run_name="study to MLflow")
 def track_study(study_dir: str) -> str:
     """Ship what is left and the report folder; returns the study's run id, "" if MLflow is away."""
-    from tasks.tracking import TrackingUnavailable, ship_study
-
-    try:
+    shipped = None
+    with reporting(get_run_logger()) as reports:
         shipped = ship_study(Path(study_dir))
-    except TrackingUnavailable as error:
-        get_run_logger().warning("the study stays on disk until the next start: %s", error)
-        return ""
-    return shipped.run_id
+        reports += shipped.runs
+    return shipped.run_id if shipped else ""
+
+
+def tracked(folder: Path) -> str:
+    """At the end of a command: where to look, or what MLflow lacks, why, and what sends it.
+
+    Args:
+        folder: a run directory or a study.
+    """
+    run = waiting_run(folder) if (folder / "config.json").exists() else None
+    waits = [run] if run else waiting(folder)
+    if not waits and LINK.why is None:
+        return "MLflow and Prefect: make dashboard"
+    why = f" ({LINK.why})" if LINK.why else ""
+    lines = [f"Not in MLflow yet{why}; nothing is lost, it waits in the run directories:"]
+    lines += [f"  {each}" for each in waits] or ["  the report"]
+    return "\n".join([*lines, "To send it: the same command again, or reopold doctor --fix"])

@@ -58,7 +58,7 @@ def span_done(run: RunDir, span_until: int) -> bool:
     Truth is on disk, whatever a cache believes. A run whose last checkpoint is complete but whose
     manifest does not say finished lost its trainer in between: it has to be started once more.
     """
-    if span_until not in run.complete_checkpoints():
+    if span_until not in run.passed_checkpoints():
         return False
     config = run.config()
     if span_until == config.train.steps and run.manifest()["status"] != "finished":

@@ -6,32 +6,45 @@ The limits are those of mlflow 3.17, `mlflow/utils/validation.py`.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from reopold.changes import Change
 from reopold.config import RunConfig
-from reopold.run_dir import Record, RunDir, write_atomic
+from reopold.run_dir import Record
+
+if TYPE_CHECKING:
+    from tasks.tracking.state import Evaluation, Snapshot
 
 #: Characters of a parameter, of a tag and of a data set's digest; metrics and parameters a batch.
 PARAM_CHARS, TAG_CHARS, DIGEST_CHARS = 6_000, 8_000, 36
 METRICS_A_BATCH, PARAMS_A_BATCH = 1_000, 100
 
-#: A manifest's status in MLflow's words.
+#: A manifest's status in MLflow's words. Paused is KILLED as stopped is: nobody works on the run,
+#: and SCHEDULED would promise that somebody will. The tag `reopold.status` has our own word.
 STATUS = {
     "new": "SCHEDULED",
     "running": "RUNNING",
     "stopped": "KILLED",
+    "paused": "KILLED",
     "finished": "FINISHED",
     "failed": "FAILED",
+}
+#: What an error's text says, and how we say it.
+_REASONS = {
+    r"Connection refused": "connection refused",
+    r"database or disk is full|No space left": "the disk is full",
+    r"disk I/O error": "disk I/O error (the disk may be full)",
+    r"database is locked": "its database is locked by another process",
+    r"timed out|timeout exception": "timeout: no answer in time",
+    r"Remote end closed|Connection (reset|aborted)|Broken pipe": "the connection broke",
 }
 _NOT_METRICS = frozenset({"step", "time", "phase"})
 _DESCRIPTION = """\
@@ -51,7 +64,16 @@ Each run is a folder under `{where}` of the home; this page is a copy of what li
 
 
 class TrackingUnavailable(Exception):
-    """MLflow could not be reached or refused; the run directory keeps everything for next time."""
+    """MLflow could not be reached or refused; the run directory keeps everything for next time.
+
+    Args:
+        where: the tracking address, without a password.
+        why: the reason in a line.
+    """
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"MLflow at {where}: {why}")
+        self.where, self.why = where, why
 
 
 class ShipReport(BaseModel):
@@ -60,8 +82,10 @@ class ShipReport(BaseModel):
     model_config = ConfigDict(frozen=True)
     experiment_id: str
     run_id: str
+    name: str
     status: str
     next_step: int
+    steps_sent: int
     metrics_sent: int
     evaluations_sent: int
     url: str | None = None
@@ -96,86 +120,25 @@ class BestCheckpoint(BaseModel):
     digest: str
 
 
-@dataclass
-class Cursor:
-    """RUN_DIR/tracking.json: what has reached one MLflow. Losing it costs a search, no doubles."""
-
-    file: Path
-    tracking_uri: str
-    experiment_id: str = ""
-    run_id: str = ""
-    described: str = ""
-    """Manifest status at the last upload; empty until parameters and config.json are there."""
-    next_step: int = 0
-    evaluations: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of the results.json sent, by `step-000075/BENCHMARK`."""
-    models: dict[str, str] = field(default_factory=dict)
-    """Logged model's id by checkpoint step."""
-
-    @classmethod
-    def load(cls, run_dir: Path, uri: str) -> Cursor:
-        """The cursor kept in `run_dir`, or a fresh one if it is lost or of another MLflow."""
-        file, uri = run_dir / "tracking.json", without_password(uri)
-        try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            return cls(file, **kept) if kept["tracking_uri"] == uri else cls(file, uri)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return cls(file, uri)
-
-    def save(self, **fields: Any) -> None:
-        """Set `fields` and write the file in one piece."""
-        for name, value in fields.items():
-            setattr(self, name, value)
-        kept = {name: value for name, value in vars(self).items() if name != "file"}
-        write_atomic(self.file, json.dumps(kept, indent=2))
+def study_of(run_dir: Path) -> str:
+    """The study that a run belongs to, by where it lies: STUDY/runs/RUN; elsewhere `runs`."""
+    place = run_dir.absolute().parent
+    return place.parent.name if place.name == "runs" else "runs"
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A results.json of a complete checkpoint: its SHA-256, and its file's time in ms."""
-
-    step: int
-    benchmark: str
-    results: Record
-    content: str
-    time: int
-
-    @property
-    def key(self) -> str:
-        return f"step-{self.step:06d}/{self.benchmark}"
-
-    @property
-    def model_digest(self) -> str:
-        return str(self.results["checkpoint_digest"])
-
-    @property
-    def dataset_digest(self) -> str:
-        return str(self.results["dataset"]["digest"])[:DIGEST_CHARS]
-
-    def scores(self) -> dict[str, float]:
-        """`eval/BENCHMARK/avg_at_4`, `..._low`, `..._high` and the two failure fractions."""
-        found: dict[str, Any] = {}
-        for score in self.results["scores"]:
-            name = score_name(self.benchmark, score["metric"], score["k"])
-            for suffix, part in (("", "value"), ("_low", "low"), ("_high", "high")):
-                found[name + suffix] = score.get(part)
-        for part in ("truncated_fraction", "no_answer_fraction"):
-            found[f"eval/{legal(self.benchmark)}/{part}"] = self.results.get(part)
-        return {key: float(value) for key, value in found.items() if _is_finite(value)}
+def reason(text: str) -> str:
+    """Why MLflow did not take it, in a line."""
+    for pattern, said in _REASONS.items():
+        if re.search(pattern, text, re.IGNORECASE):
+            return said
+    if code := re.search(r"too many (\d+) error responses|error code (\d+)", text):
+        return f"HTTP {code[1] or code[2]}"
+    return without_password(next(iter(text.splitlines()), "no reason given"))[:200]
 
 
-def evaluations(run_dir: RunDir) -> list[Evaluation]:
-    """Evaluations of the complete checkpoints, by step; those of other weights are left out."""
-    found = []
-    for step in run_dir.complete_checkpoints():
-        marker = json.loads((run_dir.checkpoint(step) / "COMPLETE").read_text(encoding="utf-8"))
-        for file in sorted((run_dir.path / "eval" / f"step-{step:06d}").glob("*/results.json")):
-            raw = file.read_bytes()
-            results = json.loads(raw)
-            if results["checkpoint_digest"] == marker["digest"]:
-                content, time = hashlib.sha256(raw).hexdigest(), int(file.stat().st_mtime * 1000)
-                found.append(Evaluation(step, file.parent.name, results, content, time))
-    return found
+def counted(count: int, noun: str) -> str:
+    """`1 step`, `2 steps`, and nothing for none."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}" if count else ""
 
 
 def legal(name: str) -> str:
@@ -204,15 +167,16 @@ def flatten(raw: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def finite(line: Record) -> dict[str, float]:
     """The numbers of a metrics line that MLflow can hold, `samples` and `tokens` among them."""
-    return {legal(k): float(v) for k, v in line.items() if k not in _NOT_METRICS and _is_finite(v)}
+    return {legal(k): float(v) for k, v in line.items() if k not in _NOT_METRICS and is_finite(v)}
 
 
-def non_finite(lines: Sequence[Record]) -> list[str]:
+def non_finite(lines: Sequence[Record], evaluations: Sequence[Evaluation]) -> list[str]:
     """`KEY@STEP` of every NaN and infinity."""
+    scores = [(each.step, each.numbers()) for each in evaluations]
     return [
-        f"{key}@{line['step']}"
-        for line in lines
-        for key, value in line.items()
+        f"{key}@{step}"
+        for step, numbers in [*((line["step"], line) for line in lines), *scores]
+        for key, value in numbers.items()
         if isinstance(value, float) and not math.isfinite(value)
     ]
 
@@ -231,25 +195,39 @@ def step_batches(lines: Sequence[Record], limit: int = METRICS_A_BATCH) -> Itera
         yield batch
 
 
-def tags(config: RunConfig, manifest: Record, study: str, where: str) -> dict[str, str]:
-    """What a run is, short enough to be columns of a table."""
+def tags(config: RunConfig, found: Snapshot, study: str, where: str) -> dict[str, str]:
+    """What a run is and how it fared, short enough to be columns of a table."""
+    manifest = found.manifest
     commit = str(manifest.get("git_commit") or "")
     hardware = ", ".join(f"{k} {v}" for k, v in (manifest.get("hardware") or {}).items())
     message = str(manifest.get("message") or "")
     note = f"**{config.method}**, seed {config.seed}, {config.family}. Folder `{where}`."
+    alarms = (f"{each.get('alarm')}@{each['step']}" for each in found.events_of("alarm"))
     return {
         "method": config.method,
         "seed": str(config.seed),
         "family": config.family,
         "study": study,
+        "phase": str(found.lines[-1]["phase"]) if found.lines else config.phase(0),
+        "attempt": str(found.attempt + 1),
+        "alarms": ", ".join(alarms),
+        "config_changed": ", ".join(map(_shown, found.changes)),
         "git_commit": commit,
         "reopold.run_dir": where,
+        "reopold.status": str(manifest["status"]),
         "reopold.message": message,
         "mlflow.source.name": "reopold.train",
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": commit,
         "mlflow.note.content": "\n\n".join(filter(None, (note, hardware, message))),
     }
+
+
+def _shown(change: Change) -> str:
+    """`optimizer.lr 0.001 -> 0.0005 @40`"""
+    return ", ".join(
+        f"{key} {old} -> {new} @{change.step}" for key, (old, new) in change.set.items()
+    )
 
 
 def model_tags(config: RunConfig, study: str, digest: str, where: str) -> dict[str, str]:
@@ -279,7 +257,7 @@ def mean_scores(file: Path) -> list[tuple[str, float, int]]:
             except ValueError:  # an empty cell: that run has no such score
                 continue
     means = {group: sum(values) / len(values) for group, values in groups.items()}
-    return [(name, mean, step) for (name, step), mean in sorted(means.items()) if _is_finite(mean)]
+    return [(name, mean, step) for (name, step), mean in sorted(means.items()) if is_finite(mean)]
 
 
 def study_status(statuses: Sequence[str]) -> str:
@@ -305,5 +283,5 @@ def description(study: str, where: str) -> str:
     return _DESCRIPTION.format(study=study, where=where)
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)

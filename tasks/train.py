@@ -14,9 +14,11 @@ from prefect.logging import get_run_logger
 from reopold.config import MicroConfig
 from reopold.provenance import checkpoint_digest
 from reopold.run_dir import RunDir, write_atomic
+from tasks.alarms import AlarmWatcher
 from tasks.cache import stage_key
 from tasks.gpu import slot
 from tasks.launch import run_module
+from tasks.live_tracking import shipping
 from tasks.progress import MetricsWatcher, Progress, show
 from tasks.stages import Done, span_done
 
@@ -36,8 +38,15 @@ def build_micro(folder: str, digest: str, config: MicroConfig) -> Done:
     recipe = Path(folder).with_suffix(".config.json")
     recipe.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(recipe, config.canonical_json())
-    with slot() as env:
-        run_module("reopold.micro", folder, str(recipe), log=recipe.with_suffix(".log"), env=env)
+    with slot() as held:
+        run_module(
+            "reopold.micro",
+            folder,
+            str(recipe),
+            log=recipe.with_suffix(".log"),
+            env=held.env,
+            keep_open=[held.handle],
+        )
     show(Progress("micro", "problems and models", state="done"))
     return Done(name="micro", path=folder, digest=digest)
 
@@ -70,8 +79,8 @@ def train_span(
 
 
 def _launch(run: RunDir, label: str, until: int) -> None:
-    first = max([0, *run.complete_checkpoints()])
-    watcher = MetricsWatcher(run, label, first, until)
+    first = run.last_step()
+    watcher, alarms = MetricsWatcher(run, label, first, until), AlarmWatcher(run)
     bar = _ProgressBar(f"{run.path.name}: {label}, steps {first} to {until}")
 
     def on_poll() -> None:
@@ -79,9 +88,11 @@ def _launch(run: RunDir, label: str, until: int) -> None:
         if progress is not None:
             show(progress)
             bar.update((progress.step - first) / max(1, until - first))
+        alarms.poll()
 
     logger = get_run_logger()
-    with slot() as env:
+    # The slot is free before the last shipment is made.
+    with shipping(run.path, logger), slot() as held:
         logger.info("%s: %s from step %d; its log is %s", run.path.name, label, first, run.log_file)
         run_module(
             "reopold.train",
@@ -89,7 +100,8 @@ def _launch(run: RunDir, label: str, until: int) -> None:
             "--until",
             str(until),
             log=run.log_file,
-            env={**env, "OMP_NUM_THREADS": str(run.config().train.threads)},
+            env={**held.env, "OMP_NUM_THREADS": str(run.config().train.threads)},
+            keep_open=[held.handle],
             on_poll=on_poll,
         )
     bar.update(1.0)

@@ -23,7 +23,13 @@ import {module}
 
 FLOWS = sorted(f"flows.{path.stem}" for path in (REPO / "flows").glob("[a-z]*.py"))
 TASKS = sorted(f"tasks.{path.stem}" for path in (REPO / "tasks").glob("[a-z]*.py"))
-TORCH_FREE = ["reopold.config", "reopold.run_dir", "reopold.studies", "reopold.rollouts"]
+TORCH_FREE = [
+    "reopold.config",
+    "reopold.health",
+    "reopold.run_dir",
+    "reopold.studies",
+    "reopold.rollouts",
+]
 
 
 def import_with(module: str, *blocked: str) -> None:
@@ -42,7 +48,16 @@ def test_configs_and_run_directories_need_neither_torch_nor_servers(module: str)
     import_with(module, "torch", "vllm", "prefect", "mlflow", "transformers")
 
 
-COMMANDS = [[], ["quickstart"], ["distill"], ["evaluate"], ["compare"], ["report"], ["dashboard"]]
+COMMANDS = [
+    [],
+    ["quickstart"],
+    ["distill"],
+    ["evaluate"],
+    ["compare"],
+    ["report"],
+    ["dashboard"],
+    ["doctor"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c) or "reopold")

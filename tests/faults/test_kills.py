@@ -115,8 +115,8 @@ def test_killed_anywhere_a_run_ends_with_the_same_bits(
 def test_every_system_call_of_a_checkpoint(
     zygote: Zygote, small: MakeRecipe, straight: Straight, boundaries: int, tmp_path: Path
 ) -> None:
-    """One kill at each boundary, before and after each call."""
-    config = small()
+    """One kill at each boundary, before and after each call; a run of three steps will do."""
+    config = small(train={"steps": 3})
     for boundary in range(1, boundaries + 1):
         run = RunDir(tmp_path / f"run-{boundary}").create(config)
         fault = {"at": "write", "checkpoint": 2, "boundary": boundary}

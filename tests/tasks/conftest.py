@@ -7,7 +7,9 @@ import json
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,8 +68,14 @@ class SyntheticRun:
         self.dir = RunDir(study_dir / "runs" / self.config.name).create(self.config)
         self.path = self.dir.path
         self.clock = START + seed
+        self.identity = uuid.uuid4().hex
+        self.held = ExitStack()
 
-    def status(self, status: str, step: int = 0, message: str = "") -> None:
+    def status(self, status: str, step: int = 0, message: str = "", **fields: Any) -> None:
+        """A manifest; a run that is running is held as its trainer would hold it."""
+        self.held.close()
+        if status == "running":
+            self.held.enter_context(self.dir.lock())
         self.dir.update_manifest(
             status=status,
             step=step,
@@ -78,8 +86,10 @@ class SyntheticRun:
             hardware={"device": "cpu", "threads": 1},
             parents={"student": "aa", "teacher": "bb"},
             started_at=START,
+            identity=self.identity,
             seconds=12.5,
             message=message,
+            **fields,
         )
 
     def train(self, first: int, last: int, **override: float) -> None:

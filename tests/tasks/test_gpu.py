@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tasks import gpu
-from tasks.gpu import slot, slots
+from tasks.gpu import held, slot, slots, stale_leases
 from tasks.launch import STOP, Interrupted
+from tests.conftest import REPO
 
 
 @pytest.fixture
@@ -30,26 +32,26 @@ def test_one_slot_a_gpu_else_one_a_core(monkeypatch: pytest.MonkeyPatch, two_gpu
 
 
 def test_a_device_is_never_shared(two_gpus: None) -> None:
-    held: list[str] = []
+    taken: list[str] = []
     most, lock = [0], threading.Lock()
 
     def work() -> None:
-        with slot() as env:
-            device = env["CUDA_VISIBLE_DEVICES"]
+        with slot() as mine:
+            device = mine.env["CUDA_VISIBLE_DEVICES"]
             with lock:
-                assert device not in held
-                held.append(device)
-                most[0] = max(most[0], len(held))
+                assert device not in taken
+                taken.append(device)
+                most[0] = max(most[0], len(taken))
             time.sleep(0.05)
             with lock:
-                held.remove(device)
+                taken.remove(device)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert most[0] == 2 and not held
+    assert most[0] == 2 and not taken
 
 
 def test_another_process_keeps_its_slot_until_it_dies(
@@ -80,6 +82,49 @@ def test_another_process_keeps_its_slot_until_it_dies(
     holder.wait()
     assert got.wait(5)
     thread.join()
+
+
+def test_a_job_keeps_the_device_that_its_dead_launcher_held(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A trainer that is still saving must not share its GPU with the next one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(REPO)]))
+    (tmp_path / "saving.py").write_text(
+        "import pathlib, sys, time\n"
+        "busy = pathlib.Path(sys.argv[1]); busy.touch()\n"
+        "while busy.exists(): time.sleep(0.05)"
+    )
+    code = (
+        "import pathlib, sys\nfrom tasks.gpu import slot\nfrom tasks.launch import run_module\n"
+        "with slot() as mine:\n"
+        " run_module('saving', sys.argv[1], log=pathlib.Path(sys.argv[2]),"
+        " keep_open=[mine.handle])"
+    )
+    busy = tmp_path / "busy"
+    command = [sys.executable, "-c", code, str(busy), str(tmp_path / "log")]
+    launcher = subprocess.Popen(command)
+    while not busy.exists():
+        time.sleep(0.05)
+    launcher.kill()
+    launcher.wait()
+    assert held() == {"gpu-0": True}
+    busy.unlink()
+    deadline = time.monotonic() + 10
+    while held()["gpu-0"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert held() == {"gpu-0": False}
+
+
+def test_a_lease_in_a_file_that_nobody_holds_is_stale(two_gpus: None) -> None:
+    with slot() as mine:
+        mine.record("0123")
+        assert held() == {"gpu-3": True, "gpu-5": False}
+        assert stale_leases() == {}
+    assert stale_leases() == {"gpu-3": "0123"}
+    with slot() as mine:
+        mine.record("")
+    assert stale_leases() == {}
 
 
 def test_a_stop_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def work() -> None:
 @flow
 def a_flow() -> str:
     work()
-    return ship_run(Path(sys.argv[1]), study="micro").status
+    return ship_run(Path(sys.argv[1])).status
 
 print(a_flow())
 with get_client(sync_client=True) as client:

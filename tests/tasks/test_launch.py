@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from reopold.config import ConfigError
 from tasks import launch
-from tasks.launch import STOP, Interrupted, JobFailed, LocalLauncher, run_module
+from tasks.launch import STOP, Interrupted, JobFailed, LocalLauncher, Paused, run_module
 
 MODULE = "job_under_test"
 
@@ -41,6 +42,7 @@ def test_success_polls_and_keeps_the_log(job: Path, tmp_path: Path) -> None:
     [
         ("import sys; print('error: no such thing'); sys.exit(2)", ConfigError, "^no such thing$"),
         ("import sys; sys.exit(3)", Interrupted, "was stopped"),
+        ("import sys; print('x\\npaused: reward fell'); sys.exit(4)", Paused, "^reward fell$"),
         ("raise RuntimeError('boom')", JobFailed, "ended with code 1(.|\n)*RuntimeError: boom"),
         ("import os; os.kill(os.getpid(), 9)", JobFailed, "ended with code -9"),
     ],
@@ -91,10 +93,108 @@ def test_cancel_kills_a_deaf_job_and_its_children(
     grandchild = int(running.log.read_text())
     launcher.cancel(running, grace=0.3)
     assert launcher.poll(running) == -9
-    deadline = time.monotonic() + 10
-    while _alive(grandchild) and time.monotonic() < deadline:
+    _wait_for_the_end(grandchild)
+
+
+def test_no_child_outlives_a_killed_job(job: Path, tmp_path: Path) -> None:
+    """The leader of the group is SIGKILLed by somebody else: its children are ours to end."""
+    job.write_text(
+        "import os, signal, subprocess, sys\n"
+        "child = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "print(subprocess.Popen(child).pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with pytest.raises(JobFailed, match="ended with code -9"):
+        run_module(MODULE, log=tmp_path / "log")
+    _wait_for_the_end(int((tmp_path / "log").read_text()))
+
+
+FLOW = """
+import signal, sys, threading
+from pathlib import Path
+from tasks import launch
+
+def terminate(*_): raise KeyboardInterrupt
+signal.signal(signal.SIGTERM, terminate)
+if sys.argv[2] == "ours":
+    launch.own_signals()
+
+def stage():
+    try:
+        launch.run_module("job_under_test", log=Path(sys.argv[1]))
+    except launch.Interrupted:
+        print("saved", flush=True)
+
+thread = threading.Thread(target=stage)
+try:
+    with launch.stopping_on_signals():
+        thread.start()
+        thread.join()
+except KeyboardInterrupt:
+    thread.join()
+    print("interrupted", flush=True)
+"""
+SLOW_JOB = """
+import os, signal, sys, time
+def save(*_):
+    time.sleep({seconds})
+    sys.exit(3)
+signal.signal(signal.SIGTERM, save)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("owner", ["ours", "theirs"])
+@pytest.mark.parametrize("signals", ["INT", "TERM TERM", "INT INT"])
+def test_a_signal_lets_the_jobs_save_and_a_second_ctrl_c_ends_all_at_once(
+    signals: str, owner: str, job: Path, tmp_path: Path
+) -> None:
+    """`ours`: under the command line's handlers. `theirs`: in a process of somebody else, where
+    both signals raise in the main thread, as under Prefect."""
+    at_once = signals == "INT INT"
+    job.write_text(SLOW_JOB.format(seconds=15 if at_once else 1))
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", FLOW, str(log), owner]
+    flow = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while not log.exists() or not log.read_text():
         time.sleep(0.05)
-    assert not _alive(grandchild)
+    trainer, started = int(log.read_text()), time.monotonic()
+    for name in signals.split():
+        flow.send_signal(getattr(signal, f"SIG{name}"))
+        time.sleep(0.6)
+    said = flow.communicate(timeout=30)[0].split()
+    if at_once:
+        assert flow.returncode == 130 and time.monotonic() - started < 8
+    else:
+        assert flow.returncode == 0
+        assert said == (["saved"] if owner == "ours" else ["saved", "interrupted"])
+    _wait_for_the_end(trainer)
+
+
+def test_what_watches_nobody_ends_when_we_are_killed(tmp_path: Path) -> None:
+    """The guard ends it; and with nothing left to guard it ends by itself."""
+    code = (
+        "import subprocess, sys, time; from tasks.launch import guard\n"
+        "server = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "guard(server.pid); print(server.pid, flush=True); time.sleep(60)"
+    )
+    flow = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert flow.stdout is not None
+    server = int(flow.stdout.readline())
+    listed = subprocess.run(["pgrep", "-f", f"reopold.parent {server}"], capture_output=True)
+    time.sleep(1)  # the guard has to have begun
+    flow.kill()
+    flow.wait()
+    _wait_for_the_end(server)
+    _wait_for_the_end(int(listed.stdout))
+
+
+def _wait_for_the_end(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while _alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(pid)
 
 
 def test_the_launcher_names_itself_to_its_jobs(job: Path, tmp_path: Path) -> None:

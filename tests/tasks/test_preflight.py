@@ -118,8 +118,5 @@ def test_the_table_holds_disk_and_trackers(
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))  # type: ignore[attr-defined]
     found = {check.name: check.status for check in preflight(config, tmp_path / "run")}
-    assert {name for name, status in found.items() if status == "fail"} == {
-        "disk",
-        "MLflow",
-        "Prefect",
-    }
+    assert {name for name, status in found.items() if status == "fail"} == {"disk", "Prefect"}
+    assert found["MLflow"] == "warn"  # training goes on without it

@@ -17,7 +17,7 @@ import pytest
 from reopold.config import ConfigError
 from tasks import home
 from tasks import tracking_records as records
-from tasks.tracking import TrackingUnavailable, best_checkpoint, ship_run, ship_study
+from tasks.tracking import TrackingUnavailable, best_checkpoint, ship_run, ship_study, state
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,7 +54,7 @@ def steps_of(run_id: str, key: str = LOSS) -> list[int]:
 
 def test_a_whole_run_arrives(tracked_home: Path, make_run: MakeRun) -> None:
     run = make_run().whole()
-    report = ship_run(run.path, study="micro")
+    report = ship_run(run.path)
 
     assert (report.next_step, report.evaluations_sent, report.status) == (20, 4, "FINISHED")
     shipped = client().get_run(report.run_id)
@@ -87,7 +87,7 @@ def test_a_whole_run_arrives(tracked_home: Path, make_run: MakeRun) -> None:
 
 def test_evaluated_checkpoints_are_ready_models(tracked_home: Path, make_run: MakeRun) -> None:
     run = make_run().whole()
-    report = ship_run(run.path, study="micro")
+    report = ship_run(run.path)
 
     found = {model.name: model for model in models()}
     assert sorted(found) == [f"reopold-s1-step-{step:06d}" for step in (5, 10, 15, 20)]
@@ -117,34 +117,34 @@ def test_only_complete_checkpoints_with_their_own_evaluation(
     run.checkpoint(15)
     run.evaluate(15, 0.3)
     (run.dir.checkpoint(15) / "COMPLETE").write_text('{"step": 15, "digest": "other weights"}')
-    assert ship_run(run.path, study="micro").evaluations_sent == 0
+    assert ship_run(run.path).evaluations_sent == 0
     assert models() == []
 
 
 def test_it_goes_on_where_it_stopped(tracked_home: Path, make_run: MakeRun) -> None:
     run = make_run()
     run.status("running")
-    first = ship_run(run.path, study="micro")
+    first = ship_run(run.path)
     assert (first.status, first.next_step, first.metrics_sent) == ("RUNNING", 0, 0)
     assert client().get_run(first.run_id).data.tags["phase"] == "exploration"
     run.train(0, 7)
-    assert ship_run(run.path, study="micro").metrics_sent == 7 * 20
-    assert ship_run(run.path, study="micro").metrics_sent == 0
+    assert ship_run(run.path).metrics_sent == 7 * 20
+    assert ship_run(run.path).metrics_sent == 0
     run.train(7, 9)
     run.checkpoint(5)
     run.evaluate(5, 0.1)
-    second = ship_run(run.path, study="micro")
+    second = ship_run(run.path)
     assert (second.run_id, second.next_step, second.evaluations_sent) == (first.run_id, 9, 1)
-    assert ship_run(run.path, study="micro").evaluations_sent == 0
+    assert ship_run(run.path).evaluations_sent == 0
     assert steps_of(first.run_id) == list(range(9))
 
 
 def test_a_lost_cursor_finds_the_run_again(tracked_home: Path, make_run: MakeRun) -> None:
     run = make_run().whole()
-    first = ship_run(run.path, study="micro")
+    first = ship_run(run.path)
     for damage in ("", "{", '{"tracking_uri": "elsewhere", "run_id": "nonsense"}', "[]"):
         (run.path / "tracking.json").write_text(damage)
-        again = ship_run(run.path, study="micro")
+        again = ship_run(run.path)
         assert (again.run_id, again.next_step, again.metrics_sent) == (first.run_id, 20, 0)
     assert len(runs()) == 2 and len(models()) == 4
     assert steps_of(first.run_id) == list(range(20))
@@ -158,13 +158,13 @@ def test_steps_run_again_after_a_resume_are_not_sent_twice(
     run = make_run()
     run.status("running")
     run.train(0, 13)
-    run_id = ship_run(run.path, study="micro").run_id
+    run_id = ship_run(run.path).run_id
     run.dir.cut_back(10)
     if cursor_lost:
         (run.path / "tracking.json").unlink()
-    assert ship_run(run.path, study="micro").metrics_sent == 0
+    assert ship_run(run.path).metrics_sent == 0
     run.train(10, 16)  # with later times than those sent
-    report = ship_run(run.path, study="micro")
+    report = ship_run(run.path)
     assert (report.run_id, report.metrics_sent, report.next_step) == (run_id, 3 * 20, 16)
     assert steps_of(run_id) == list(range(16))
 
@@ -175,20 +175,20 @@ def test_a_crash_between_sending_and_noting_it(
     run = make_run(steps=120)
     run.status("running")
     run.train(0, 120)
-    save = records.Cursor.save
+    save = state.Cursor.save
 
-    def crash(cursor: records.Cursor, **fields: Any) -> None:
-        if "next_step" in fields:
+    def crash(cursor: state.Cursor, **fields: Any) -> None:
+        if fields.get("sending") == []:
             raise KeyboardInterrupt
         save(cursor, **fields)
 
     with monkeypatch.context() as patch:
-        patch.setattr(records.Cursor, "save", crash)
+        patch.setattr(state.Cursor, "save", crash)
         with pytest.raises(KeyboardInterrupt):
-            ship_run(run.path, study="micro")
+            ship_run(run.path)
     run.dir.cut_back(30)  # and the trainer went back before the next call
     run.train(30, 120)
-    report = ship_run(run.path, study="micro")
+    report = ship_run(run.path)
     assert len(runs()) == 2
     assert steps_of(report.run_id) == list(range(120))
 
@@ -198,10 +198,10 @@ def test_numbers_that_are_none_become_a_tag(tracked_home: Path, make_run: MakeRu
     run.status("running")
     run.train(0, 2)
     run.train(2, 3, **{LOSS: float("nan"), "train/grad_norm": float("inf")})
-    run_id = ship_run(run.path, study="micro").run_id
+    run_id = ship_run(run.path).run_id
     run.train(3, 4, **{LOSS: float("-inf")})
     run.train(4, 5)
-    ship_run(run.path, study="micro")
+    ship_run(run.path)
     shipped = client().get_run(run_id)
     noted = f"{LOSS}@2, train/grad_norm@2, {LOSS}@3"
     assert shipped.data.tags["reopold.non_finite"] == noted
@@ -222,7 +222,7 @@ def test_the_status_follows_the_manifest(tracked_home: Path, make_run: MakeRun) 
     ):
         if status != "new":
             run.status(status, message=message)
-        report = ship_run(run.path, study="micro")
+        report = ship_run(run.path)
         shipped = client().get_run(report.run_id)
         assert shipped.info.status == report.status
         assert shipped.data.tags.get("reopold.message", "") == message
@@ -244,7 +244,7 @@ def test_few_and_whole_batches(
 
     monkeypatch.setattr(MlflowClient, "log_batch", count)
     started = time.perf_counter()
-    assert ship_run(run.path, study="micro").metrics_sent == 150 * 20
+    assert ship_run(run.path).metrics_sent == 150 * 20
     assert time.perf_counter() - started < 6.0  # 0.6 s on a free core
     assert max(sizes) <= 1000 and sum(size > 100 for size in sizes) == 4
 
@@ -265,7 +265,7 @@ def test_names_and_parameters_are_legal() -> None:
 def test_best_checkpoint_is_one_query(tracked_home: Path, make_run: MakeRun) -> None:
     assert best_checkpoint("micro", "micro_maths") is None
     for method, seed, final in (("reopold", 1, 0.5), ("reopold", 2, 0.6), ("sft", 1, 0.9)):
-        ship_run(make_run(method, seed).whole(final).path, study="micro")
+        ship_run(make_run(method, seed).whole(final).path)
     best = best_checkpoint("micro", "micro_maths")
     assert best is not None
     assert (best.run, best.seed, best.step, best.method) == ("reopold-s2", 2, 20, "reopold")
@@ -308,22 +308,31 @@ def test_a_run_deleted_or_lost_by_mlflow_is_sent_afresh(
     tracked_home: Path, make_run: MakeRun
 ) -> None:
     run = make_run().whole()
-    first = ship_run(run.path, study="micro")
+    first = ship_run(run.path)
     client().delete_run(first.run_id)
-    second = ship_run(run.path, study="micro")
+    second = ship_run(run.path)
     assert second.run_id != first.run_id
     assert (second.metrics_sent, second.evaluations_sent) == (20 * 20, 4)
 
 
+@pytest.mark.parametrize("identity", [True, False], ids=["by identity", "by start"])
 def test_a_run_deleted_on_disk_and_started_over_is_another_run(
-    tracked_home: Path, make_run: MakeRun
+    tracked_home: Path, make_run: MakeRun, identity: bool
 ) -> None:
     """Its points must not mix with those of the run that was thrown away."""
-    first = ship_run(make_run().whole().path, study="micro")
+
+    def make(started: float) -> Any:
+        run = make_run()
+        run.identity *= identity
+        run.whole()
+        if not identity:
+            run.dir.update_manifest(started_at=started)
+        return run
+
+    first = ship_run(make(1_790_000_000.0).path)
     shutil.rmtree(make_run().path)
-    again = make_run().whole()
-    again.dir.update_manifest(started_at=again.dir.manifest()["started_at"] + 1000)
-    second = ship_run(again.path, study="micro")
+    again = make(1_790_001_000.0)
+    second = ship_run(again.path)
     assert second.run_id != first.run_id
     assert steps_of(second.run_id) == list(range(20))
 
@@ -332,18 +341,18 @@ def test_what_is_no_run_or_a_deleted_experiment_is_refused(
     tracked_home: Path, make_run: MakeRun, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"no config\.json"):
-        ship_run(tmp_path / "nothing", study="micro")
+        ship_run(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
-    ship_run(make_run().path, study="micro")
+    ship_run(make_run().path)
     client().delete_experiment(experiment_id())
     with pytest.raises(TrackingUnavailable, match="experiments restore -x 1"):
-        ship_run(make_run(seed=2).path, study="micro")
+        ship_run(make_run(seed=2).path)
 
 
 def test_threads_on_a_new_database_make_one_experiment(fresh_home: Path, make_run: MakeRun) -> None:
     made = [make_run(seed=seed).whole() for seed in range(1, 5)]
     with ThreadPoolExecutor(4) as pool:
-        reports = list(pool.map(lambda run: ship_run(run.path, study="micro"), made))
+        reports = list(pool.map(lambda run: ship_run(run.path), made))
     assert len({report.run_id for report in reports}) == 4
     assert len(runs()) == 5 and len(models()) == 16
     for report in reports:
@@ -355,7 +364,7 @@ def test_processes_on_a_new_database_make_one_experiment(
 ) -> None:
     made = [make_run(seed=seed).whole() for seed in (1, 2)]
     code = "import sys; from pathlib import Path; from tasks.tracking import ship_run\n"
-    code += "ship_run(Path(sys.argv[1]), study='micro')"
+    code += "ship_run(Path(sys.argv[1]))"
     paths = [str(run.path) for run in made]
     jobs = [subprocess.Popen([sys.executable, "-c", code, path], env=child_env) for path in paths]
     assert [job.wait(60) for job in jobs] == [0, 0]
