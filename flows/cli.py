@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from flows.session import run_flow
 
 if TYPE_CHECKING:
     from reopold.config import RunConfig, StudyConfig
@@ -105,7 +106,7 @@ def distill(
 
         return {"run_dir": str(run_dir), "checkpoint": flow(config, str(run_dir))}
 
-    result = _flow(run, quiet or as_json)
+    result = run_flow(run, quiet or as_json)
     _print(result, as_json, f"checkpoint: {result['checkpoint']}\n{_tracked(run_dir)}")
 
 
@@ -176,7 +177,7 @@ def evaluate(
 
         return flow(str(checkpoint), str(folder), settings).model_dump(mode="json")
 
-    result = _flow(run, quiet or as_json)
+    result = run_flow(run, quiet or as_json)
     scores = (
         f"{s['metric']:8} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
         for s in result["scores"]
@@ -306,7 +307,7 @@ def _run_study(
 
         return flow(study, str(study_dir)).model_dump(mode="json")
 
-    result = _flow(run, quiet)
+    result = run_flow(run, quiet)
     text = result["compared"].pop("text")
     text = f"\n{text}\n\nreport: {result['report']}\n{_tracked(study_dir)}"
     _print(result, as_json, text)
@@ -316,58 +317,6 @@ def _tracked(folder: Path) -> str:
     from tasks.report import tracked
 
     return tracked(folder)
-
-
-def _flow(run: Any, quiet: bool) -> dict[str, Any]:
-    """Run a flow under our state folder, our signals and a progress display."""
-    from tasks.home import configure_environment
-    from tasks.launch import own_signals
-
-    configure_environment()
-    own_signals()
-    _start_prefect()
-    from flows.terminal import display
-
-    with display(quiet):
-        result: dict[str, Any] = run()
-    return result
-
-
-def _start_prefect() -> None:
-    """Reach Prefect's server, or start the ephemeral one deaf to the terminal's Ctrl-C.
-
-    Ctrl-C goes to every process of the group, and the stages that end because of it still have to
-    report. A signal blocked at the start of a child stays blocked in it.
-    """
-    from prefect.client.orchestration import get_client
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        with get_client(sync_client=True) as client:
-            failure = client.api_healthcheck()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    if not os.environ.get("PREFECT_API_URL"):
-        _guard_ephemeral_server()
-    if failure is not None:
-        url = os.environ.get("PREFECT_API_URL", "its ephemeral server")
-        from reopold.config import ConfigError
-
-        raise ConfigError(
-            f"Prefect does not answer at {url}: {failure}; unset PREFECT_API_URL to "
-            "run without a server"
-        )
-
-
-def _guard_ephemeral_server() -> None:
-    """Prefect's own server watches nobody: it would outlive a killed command."""
-    from prefect.server.api.server import SubprocessASGIServer
-
-    from tasks.launch import guard
-
-    server = SubprocessASGIServer().server_process  # there is one a process
-    if server is not None:
-        guard(server.pid)
 
 
 def _study_folder(study: str) -> Path:

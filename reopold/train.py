@@ -26,6 +26,7 @@ from reopold.integrity import faults
 from reopold.parent import VARIABLE
 from reopold.provenance import check_parents, git_commit, hardware, versions
 from reopold.resume import check_recipe, resume_point, roll_back
+from reopold.retention import prune
 from reopold.run_dir import RunDir, Status, step_of
 from reopold.stopping import EXIT_STOPPED, StopFlag, StopRequested
 
@@ -85,9 +86,8 @@ def _train(run: RunDir, until: int, accept: list[str]) -> int:
     config, point = run.config(), resume_point(run)
     done = step_of(point) if point else 0
     _check_ending(run, config)
-    if done >= until:
-        if done == config.train.steps:
-            run.update_manifest(status="finished", step=done)
+    if point is not None and done >= until:
+        _settle(run, config, point)
         print(f"{config.name}: {done} of {config.train.steps} steps are done already")
         return 0
     _check(run, config, point, accept)
@@ -124,6 +124,17 @@ def _train(run: RunDir, until: int, accept: list[str]) -> int:
         print(f"{outcome.status}: {outcome.message}", file=sys.stderr)
     codes = {"failed": EXIT_FAILURE, "paused": EXIT_PAUSED}
     return codes.get(outcome.status, EXIT_STOPPED if stop() and outcome.status == "stopped" else 0)
+
+
+def _settle(run: RunDir, config: RunConfig, point: Path) -> None:
+    """What is left to do for a trainer that was killed after its last checkpoint was whole."""
+    done = step_of(point)
+    if not any(e["kind"] == "checkpoint" and e["step"] == done for e in run.events()):
+        run.cut_back(done, point / "trainer")
+        prune(run, config)
+    if done == config.train.steps and run.manifest()["status"] != "finished":
+        run.event("finish", done, "all steps are done")
+        run.update_manifest(status="finished", step=done)
 
 
 def _check_ending(run: RunDir, config: RunConfig) -> None:

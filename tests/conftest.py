@@ -24,6 +24,8 @@ from reopold.run_dir import RunDir
 from tasks import home
 from tests.faults.zygote import Zygote
 
+pytest.register_assert_rewrite("tests.faults.compare")
+
 #: The comparison with other libraries has an environment of its own (`make conformance`).
 collect_ignore = [] if importlib.util.find_spec("trl") else ["conformance"]
 

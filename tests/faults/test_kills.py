@@ -125,3 +125,19 @@ def test_every_system_call_of_a_checkpoint(
         assert zygote.run("reopold.train", str(run.path), log=log) == 0, log.read_text()
         assert_same(straight(config), run)
     print(f"\n{boundaries} boundaries of system calls, all bit-identical")
+
+
+def test_killed_between_the_last_checkpoint_and_the_word_of_it(
+    zygote: Zygote, small: MakeRecipe, straight: Straight, tmp_path: Path
+) -> None:
+    """Nothing is left to train, and something to be settled."""
+    config, log = small(), tmp_path / "log"
+    run = RunDir(tmp_path / "run").create(config)
+    fault = {"at": "function", "name": "prune", "call": 6, "delay": 0.0}
+    assert zygote.run("reopold.train", str(run.path), log=log, fault=fault) == -signal.SIGKILL
+    assert run.complete_checkpoints()[-1] == 6 and run.manifest()["status"] == "running"
+    for _ in range(2):
+        assert zygote.run("reopold.train", str(run.path), log=log) == 0, log.read_text()
+        assert_same(straight(config), run)
+    assert run.manifest()["status"] == "finished"
+    assert [event["kind"] for event in run.events()].count("finish") == 1
