@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import cast
@@ -109,19 +110,27 @@ def _launch(run: RunDir, label: str, until: int) -> None:
 
 
 class _ProgressBar:
-    """A progress artifact on Prefect's page, written every few seconds at most."""
+    """A progress artifact on Prefect's page, written every few seconds at most.
+
+    One that cannot be drawn must not end the training: a server that is away is asked again.
+    """
 
     def __init__(self, description: str) -> None:
-        self.artifact = cast(UUID, create_progress_artifact(0.0, description=description))
-        self.written = time.monotonic()
+        self.description, self.written = description, -math.inf
+        self.artifact: UUID | None = None
+        self.update(0.0)
 
     def update(self, share: float) -> None:
         if share < 1.0 and time.monotonic() - self.written < ARTIFACT_SECONDS:
             return
         self.written = time.monotonic()
         try:
-            update_progress_artifact(self.artifact, progress=100.0 * share)
-        except Exception as error:  # a bar that cannot be drawn must not end the training
+            if self.artifact is None:
+                made = create_progress_artifact(100.0 * share, description=self.description)
+                self.artifact = cast(UUID, made)
+            else:
+                update_progress_artifact(self.artifact, progress=100.0 * share)
+        except Exception as error:
             get_run_logger().warning("the progress bar was not updated: %s", error)
 
 

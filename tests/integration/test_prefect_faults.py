@@ -165,7 +165,8 @@ def assert_complete(place: Place, run: RunDir, resumed_at: list[int]) -> None:
     assert_nothing_is_left(place, run)
 
 
-@pytest.mark.parametrize("kill", ["ctrl-c twice", pytest.param("SIGKILL", marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/tasks/test_launch.py has the signals without Prefect, in less time
+@pytest.mark.parametrize("kill", ["ctrl-c twice", "SIGKILL"])
 def test_the_command_line_ends_at_once_and_leaves_no_process(
     kill: str, tmp_path: Path, recipe: Recipe
 ) -> None:
