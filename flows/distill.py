@@ -37,7 +37,7 @@ def submit_run(run_dir: Path, parents: list[Any]) -> list[PrefectFuture[Any]]:
     name, digest = run_dir.name, run.digest()
     futures: list[PrefectFuture[Any]] = []
     reused = True
-    for span in spans(config):
+    for span in spans(config, run.missed_checkpoints(config)):
         reuse = span_done(run, span.until)
         trained = train_span.with_options(refresh_cache=not reuse).submit(
             str(run_dir), name, span.label, span.until, digest, parents

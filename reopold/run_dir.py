@@ -119,6 +119,11 @@ class RunDir:
         there = parse(_read_json(self.config_file), RunConfig, str(self.config_file))
         if there == asked:
             return
+        if asked.train.steps < self.last_step():
+            raise ConfigError(
+                f"{self.path} has made {self.last_step()} steps already: train.steps cannot be "
+                f"{asked.train.steps}"
+            )
         changed = accepted(
             settings(there.model_dump(mode="json")),
             settings(asked.model_dump(mode="json")),
@@ -206,6 +211,12 @@ class RunDir:
     def passed_checkpoints(self) -> list[int]:
         """The same, and those of which the retention has left the name only."""
         return sorted({*self._steps(COMPLETE), *self._steps(PRUNED)})
+
+    def missed_checkpoints(self, config: RunConfig) -> set[int]:
+        """Scheduled checkpoints that will never be: the run is past them, because its recipe was
+        changed on the way or because they were damaged."""
+        past = {k for k in config.checkpoint_steps() if k < self.last_step()}
+        return past - set(self.passed_checkpoints())
 
     def resume_points(self) -> list[Path]:
         """Folders that a trainer can go on from, oldest first: a stop in the middle of a step

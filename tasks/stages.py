@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
@@ -31,17 +32,21 @@ class Span:
     checkpoints: tuple[int, ...]
 
 
-def spans(config: RunConfig) -> list[Span]:
-    """The training tasks of a run: one a phase, so that the flow graph reads as the experiment."""
+def spans(config: RunConfig, missed: Collection[int] = ()) -> list[Span]:
+    """The training tasks of a run: one a phase, so that the flow graph reads as the experiment.
+
+    Args:
+        missed: checkpoints that will never be (:meth:`RunDir.missed_checkpoints`).
+    """
     ends = [config.train.steps]
-    if config.switches:
+    if config.switches and config.switch_step not in missed:
         ends.insert(0, config.switch_step)
     starts = [0, *ends[:-1]]
     return [
         Span(
             config.phase(start),
             end,
-            tuple(k for k in config.checkpoint_steps() if start < k <= end),
+            tuple(k for k in config.checkpoint_steps() if start < k <= end and k not in missed),
         )
         for start, end in zip(starts, ends, strict=True)
     ]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from reopold.config import ObjectiveConfig, RunConfig
+from reopold.config import ConfigError, ObjectiveConfig, RunConfig, TrainConfig
+from reopold.run_dir import RunDir
 from tasks.cache import VERSIONS, compute_key
 from tasks.stages import Done, evaluated_steps, spans
 
@@ -21,6 +22,22 @@ def test_a_phase_is_a_stage_and_checkpoints_belong_to_one(recipe: Recipe) -> Non
         ("refinement", 6, (4, 6)),
     ]
     assert [(s.label, s.until) for s in spans(recipe("opd"))] == [("opd", 6)]
+
+
+def test_a_checkpoint_that_will_never_be_is_waited_for_by_nobody(
+    recipe: Recipe, run_dir: Callable[..., RunDir]
+) -> None:
+    """A run of four steps that was made longer: its switch moved to a step that is passed."""
+    config = recipe("reopold")
+    run = run_dir(config)
+    for step in (2, 4):
+        run.checkpoint(step).mkdir(parents=True)
+        (run.checkpoint(step) / "COMPLETE").write_text("{}")
+    assert run.missed_checkpoints(config) == {3}
+    (whole,) = spans(config, run.missed_checkpoints(config))
+    assert whole.until == 6 and whole.checkpoints == (2, 4, 6)
+    with pytest.raises(ConfigError, match="has made 4 steps already"):
+        run.create(recipe("reopold", train=TrainConfig(steps=3)), ["train"])
 
 
 @pytest.mark.parametrize(("fraction", "label"), [(0.0, "refinement"), (1.0, "exploration")])
