@@ -23,6 +23,8 @@ from tests.faults.zygote import Zygote
 pytestmark = pytest.mark.integration
 
 KILLS, SEED = int(os.environ.get("KILLS", "25")), int(os.environ.get("SEED", "0"))
+#: Of the boundaries of system calls in a checkpoint's writing; 1 tries each (8 minutes).
+STRIDE = int(os.environ.get("STRIDE", "4"))
 #: Kills of one run before it may finish.
 KILLS_A_RUN = 5
 #: Where to kill: the function whose call is waited for, and the seconds after which it is over.
@@ -115,16 +117,24 @@ def test_killed_anywhere_a_run_ends_with_the_same_bits(
 def test_every_system_call_of_a_checkpoint(
     zygote: Zygote, small: MakeRecipe, straight: Straight, boundaries: int, tmp_path: Path
 ) -> None:
-    """One kill at each boundary, before and after each call; a run of three steps will do."""
-    config = small(train={"steps": 3})
-    for boundary in range(1, boundaries + 1):
+    """One kill at every STRIDE-th boundary, before or after a call; three steps will do.
+
+    Their number depends on the run (names that are there already, sizes): past the last one of
+    this run nothing is killed any more.
+    """
+    config, tried = small(train={"steps": 3}), 0
+    for boundary in range(1, boundaries + 1, STRIDE):
         run = RunDir(tmp_path / f"run-{boundary}").create(config)
         fault = {"at": "write", "checkpoint": 2, "boundary": boundary}
         log = tmp_path / "log"
-        assert zygote.run("reopold.train", str(run.path), log=log, fault=fault) == -signal.SIGKILL
+        code = zygote.run("reopold.train", str(run.path), log=log, fault=fault)
+        if code == 0 and boundary > 0.9 * boundaries:
+            break
+        assert code == -signal.SIGKILL, log.read_text()
         assert zygote.run("reopold.train", str(run.path), log=log) == 0, log.read_text()
         assert_same(straight(config), run)
-    print(f"\n{boundaries} boundaries of system calls, all bit-identical")
+        tried += 1
+    print(f"\n{tried} of about {boundaries} boundaries of system calls, all bit-identical")
 
 
 def test_killed_between_the_last_checkpoint_and_the_word_of_it(
