@@ -90,7 +90,7 @@ def _train(run: RunDir, until: int, accept: list[str]) -> int:
         _settle(run, config, point)
         print(f"{config.name}: {done} of {config.train.steps} steps are done already")
         return 0
-    _check(run, config, point, accept)
+    parents = _check(run, config, point, accept)
     stop = StopFlag()
     started = time.monotonic()
     device = pick_device(config)
@@ -101,10 +101,10 @@ def _train(run: RunDir, until: int, accept: list[str]) -> int:
         status="running", step=done, steps=config.train.steps, config_digest=digest,
         identity=before.get("identity", f"{digest}@{begun}"), attempt=run.attempt(),
         git_commit=git_commit(), versions=versions(), hardware=hardware(device),
-        parents=check_parents(run, config), started_at=begun, message="", ended_by="",
+        parents=parents, started_at=begun, message="", ended_by="",
     )  # fmt: skip
     try:
-        outcome = _run_trainers(run, until, device, stop)
+        outcome = _run_trainers(run, until, device, stop, point)
     except ConfigError as error:
         run.update_manifest(status="failed", message=str(error))
         raise
@@ -147,8 +147,12 @@ def _check_ending(run: RunDir, config: RunConfig) -> None:
         )
 
 
-def _check(run: RunDir, config: RunConfig, point: Path | None, accept: list[str]) -> None:
-    """Raises ConfigError: what the run is made from, or its recipe, is not as it was."""
+def _check(run: RunDir, config: RunConfig, point: Path | None, accept: list[str]) -> dict[str, str]:
+    """Digests of what the run is made from.
+
+    Raises:
+        ConfigError: one of them, or its recipe, is not as it was.
+    """
     if point is not None:
         check_recipe(run, point, accept)
     parents = check_parents(run, config)
@@ -158,9 +162,12 @@ def _check(run: RunDir, config: RunConfig, point: Path | None, accept: list[str]
     if "teacher" in parents:
         for path in (config.model.teacher, *(teacher.model for teacher in config.teachers)):
             check_same_tokenizer(config.model.student, path)
+    return parents
 
 
-def _run_trainers(run: RunDir, until: int, device: str, stop: StopFlag) -> Outcome:
+def _run_trainers(
+    run: RunDir, until: int, device: str, stop: StopFlag, point: Path | None
+) -> Outcome:
     """Train to the end of the stage; each rollback starts over from its checkpoint."""
     import torch
 
@@ -168,21 +175,21 @@ def _run_trainers(run: RunDir, until: int, device: str, stop: StopFlag) -> Outco
         config = run.config()
         torch.set_num_threads(config.train.threads)
         torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
-        outcome = _run_trainer(run, config, until, device, stop)
+        outcome = _run_trainer(run, config, until, device, stop, point)
         if outcome is not None:
             return outcome
         run.update_manifest(attempt=run.attempt())
+        point = resume_point(run)
 
 
 def _run_trainer(
-    run: RunDir, config: RunConfig, until: int, device: str, stop: StopFlag
+    run: RunDir, config: RunConfig, until: int, device: str, stop: StopFlag, point: Path | None
 ) -> Outcome | None:
     """How one trainer ended; None if an alarm has rolled the run back."""
     from reopold.checkpoint import seed_all
     from reopold.trainer import Trainer
 
     seed_all(config.seed)
-    point = resume_point(run)
     done = step_of(point) if point else 0
     run.cut_back(done, point / "trainer" if point else None)
     run.event("resume" if point else "start", done, f"on {device}, until step {until}")

@@ -167,7 +167,7 @@ def test_after_the_last_rollback_the_alarm_stops_the_run(
     [
         ("roll_back", 1),
         ("RunDir.add_change", 1),
-        ("resume_point", 3),
+        ("resume_point", 2),
         ("RunDir.cut_back", 2),
         ("Trainer._restore", 1),
         ("write_checkpoint", 7),
