@@ -28,7 +28,7 @@ Method = Literal[
     "dapo",
     "sft",
 ]
-Family = Literal["maths", "visual", "tools"]
+Family = Literal["maths", "visual", "tools", "code"]
 #: What an alarm does; `warn` is the least, an event that people are told of.
 Policy = Literal["off", "warn", "pause", "stop", "rollback"]
 

@@ -37,6 +37,15 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session")
+def benchmarks_dir() -> Path:
+    """Folder of real benchmark data: $REOPOLD_BENCHMARKS, or `shared/benchmarks` beside the tree."""
+    folder = Path(os.environ.get("REOPOLD_BENCHMARKS", REPO.parent / "shared" / "benchmarks"))
+    if not folder.is_dir():
+        pytest.skip(f"benchmark data are absent: {folder} (set REOPOLD_BENCHMARKS)")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a state folder of its own."""

@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from evals.benchmarks.base import HARNESS, Benchmark
+from evals.benchmarks.base import Benchmark
 
-MATHS = (
-    Benchmark(
-        name="micro_maths",
-        family="maths",
-        yaml=HARNESS / "micro_maths.yaml",
-        grader="final_answer",
-        version=1,
-    ),
-)
+MATHS: tuple[Benchmark, ...] = ()

@@ -1,0 +1,7 @@
+"""Code benchmarks."""
+
+from __future__ import annotations
+
+from evals.benchmarks.base import Benchmark
+
+CODE: tuple[Benchmark, ...] = ()
