@@ -13,7 +13,7 @@ PEERS_BIN := $(PEERS_VENV)/bin
 PEERS := $(PEERS_VENV)/.installed
 
 .PHONY: help install quickstart test test-slow faults lint format dashboard benchmarks benchmarks-head
-.PHONY: conformance clean test-vllm vllm-cpu benchmarks-step benchmarks-engines
+.PHONY: conformance clean test-vllm vllm-cpu benchmarks-step benchmarks-engines benchmarks-evaluation
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -87,7 +87,10 @@ benchmarks-step: $(PEERS) ## Measure a whole training step beside TRL's trainers
 benchmarks-engines: $(VLLM) ## Measure tokens per second of every engine (about 7 minutes).
 	@PYTHONPATH=. $(VLLM_BIN)/python -m tests.benchmarks.engines $(ARGS)
 
-benchmarks: $(STAMP) benchmarks-head benchmarks-step benchmarks-engines ## Measure speed and memory (on demand; never part of the tests).
+benchmarks-evaluation: $(STAMP) ## Measure grading, the sandbox and an evaluation's overhead (about 2 minutes).
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.evaluation $(ARGS)
+
+benchmarks: $(STAMP) benchmarks-head benchmarks-step benchmarks-engines benchmarks-evaluation ## Measure speed and memory (on demand; never part of the tests).
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 clean: ## Remove the environment and all state.

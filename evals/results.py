@@ -14,12 +14,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evals.benchmarks import find
+from evals.grading import check_rule
+from evals.scores import Score
 from reopold.config import ConfigError, EvaluationConfig, Family
 from reopold.run_dir import write_atomic
-
-Metric = Literal["avg@k", "pass@k", "maj@k"]
-
-METRICS: tuple[Metric, ...] = ("avg@k", "pass@k", "maj@k")
 
 RESULTS_FILE = "results.json"
 SAMPLES_FILE = "samples.parquet"
@@ -29,36 +27,41 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class Score(_Frozen):
-    """Mean over the questions of one metric, with its 95 % interval, all in [0, 1]."""
-
-    metric: Metric
-    k: int
-    n: int
-    value: float
-    low: float
-    high: float
-
-
 class GenerationSettings(_Frozen):
+    engine: Literal["hf", "vllm", "server"]
     temperature: float
+    top_p: float
     max_new_tokens: int
+    max_turns: int
+    """1 but for dialogues with tools."""
     seed: int
 
 
 class DatasetIdentity(_Frozen):
     path: str
+    """The file or hub id that was read."""
+    revision: str | None
+    """Commit of the hub's data set; None for local files."""
     digest: str
     """SHA-256 of the file."""
+    limit: int
+    """Items asked for; 0 is all."""
+
+
+class GraderIdentity(_Frozen):
+    name: str
+    rule: str
+    version: int
+    """The benchmark's: raised when it would grade or prompt otherwise."""
 
 
 class Results(_Frozen):
     """One checkpoint on one benchmark."""
 
-    schema_version: Literal[1] = Field(1, alias="schema")
+    schema_version: Literal[2] = Field(2, alias="schema")
     benchmark: str
-    benchmark_version: int
     family: Family
+    grader: GraderIdentity
     checkpoint_step: int
     """Completed training steps; 0 for a checkpoint that does not say."""
     checkpoint_digest: str
@@ -66,28 +69,37 @@ class Results(_Frozen):
     """Questions."""
     k: int
     """Samples a question."""
+    metric: str
+    """The one of `scores` that papers report."""
     scores: list[Score]
     truncated_fraction: float
     """Share of samples that reached max_new_tokens."""
     no_answer_fraction: float
     """Share of samples without an answer; they count as wrong."""
+    statuses: dict[str, int]
+    """Samples by status of their verdict."""
+    tokens: int
+    """Sampled in all."""
     seconds: float
-    """Wall-clock from loading the checkpoint to the last interval."""
+    """Wall-clock from loading the checkpoint to the last interval, over every start."""
     generation: GenerationSettings
     dtype: str
     """Of the weights that sampled."""
     dataset: DatasetIdentity
+    isolation: str
+    """What held model-written programs; empty where none was run."""
     versions: dict[str, str]
 
     def headline(self) -> str:
-        """The scores with their intervals, on one line."""
+        """The scores that every benchmark has, with their intervals, on one line."""
         return ", ".join(
             f"{score.metric.replace('k', str(score.k))} {score.value:.3f} "
             f"[{score.low:.3f}, {score.high:.3f}]"
             for score in self.scores
+            if "@" in score.metric
         )
 
-    def score(self, metric: Metric) -> Score:
+    def score(self, metric: str) -> Score:
         return next(score for score in self.scores if score.metric == metric)
 
     def answers(
@@ -96,9 +108,9 @@ class Results(_Frozen):
         """Whether evaluating this checkpoint again would only repeat these results."""
         return (
             self.checkpoint_digest == checkpoint_digest
-            and self.dataset.digest == dataset_digest
-            and self.benchmark == settings.benchmark
-            and self.benchmark_version == find(settings.benchmark).version
+            and (self.dataset.digest, self.dataset.limit) == (dataset_digest, settings.limit)
+            and self.benchmark == find(settings.benchmark).name
+            and self.grader == grader_identity(settings)
             and self.dtype == dtype
             and self.k == settings.samples
             and self.generation == generation_settings(settings)
@@ -113,23 +125,44 @@ class SampleRow:
     sample: int
     """Repeat, from 0."""
     prompt: str
-    """The question, without the chat template."""
+    """The last message before the answer, without the chat template."""
+    images: list[str]
+    """Paths or hub references of the question's images."""
     response: str
+    response_ids: list[int]
+    """Token ids, a closing EOS and a dialogue's observations included."""
     extracted: str | None
+    vote: str | None
+    """Class of equivalent answers: "right", or a wrong one's; null without an answer."""
     gold: str
     correct: bool
     status: str
     finish_reason: str
     tokens: int
-    """Response tokens, a closing EOS included."""
+    """Sampled tokens, a closing EOS included."""
+    seconds: float
+    """Wall-clock from the start of the sample's batch to its last token."""
+    calls: int
+    """Tool calls."""
+    failed_calls: int
+    """Those that were the model's mistake."""
 
 
 def generation_settings(settings: EvaluationConfig) -> GenerationSettings:
     return GenerationSettings(
+        engine=settings.engine,
         temperature=settings.temperature,
+        top_p=settings.top_p,
         max_new_tokens=settings.max_new_tokens,
+        max_turns=settings.max_turns if find(settings.benchmark).environment else 1,
         seed=settings.seed,
     )
+
+
+def grader_identity(settings: EvaluationConfig) -> GraderIdentity:
+    benchmark = find(settings.benchmark)
+    rule = check_rule(benchmark, settings.rule or None)
+    return GraderIdentity(name=benchmark.grader, rule=rule, version=benchmark.version)
 
 
 def write_results(folder: Path, results: Results, rows: Sequence[SampleRow]) -> None:
@@ -181,7 +214,12 @@ def _write_parquet(path: Path, rows: Sequence[SampleRow]) -> None:
     import pyarrow as pa  # imported here: a reader of scores needs no arrow
     import pyarrow.parquet as pq
 
-    kinds = {"sample": pa.int32(), "tokens": pa.int32(), "correct": pa.bool_()}
+    kinds = dict.fromkeys(("sample", "tokens", "calls", "failed_calls"), pa.int32()) | {
+        "correct": pa.bool_(),
+        "seconds": pa.float64(),
+        "response_ids": pa.list_(pa.int32()),
+        "images": pa.list_(pa.string()),
+    }
     schema = pa.schema(
         # Spelt out: a column of nothing but None would lose its type.
         [(name, kinds.get(name, pa.string())) for name in SampleRow.__dataclass_fields__]

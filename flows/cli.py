@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli_evaluate import evaluate, grade
+from flows.cli_options import Json, Quiet, print_result, shown
 from flows.session import run_flow
 
 if TYPE_CHECKING:
@@ -46,8 +48,6 @@ Accept = Annotated[
         help="Go on although this field of the recipe was changed, for example optimizer.lr.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study, or its folder.")]
 
 
@@ -69,7 +69,7 @@ def quickstart(
     from tasks.home import home
 
     study = load_recipe(recipe, StudyConfig, sets or [])
-    folder = _shown(home() / "studies" / study.name)
+    folder = shown(home() / "studies" / study.name)
     _run_study(study, folder, accept or [], quiet or as_json, as_json)
 
 
@@ -96,7 +96,7 @@ def distill(
     from tasks.preflight import check_run, claim_run
 
     config = load_recipe(recipe, RunConfig, sets or [])
-    run_dir = output or _shown(home() / "studies" / "runs" / "runs" / config.name)
+    run_dir = output or shown(home() / "studies" / "runs" / "runs" / config.name)
     check_run(config, run_dir)
     _preflight(config, run_dir, quiet=True)
     claim_run(config, run_dir, accept or [])
@@ -107,7 +107,7 @@ def distill(
         return {"run_dir": str(run_dir), "checkpoint": flow(config, str(run_dir))}
 
     result = run_flow(run, quiet or as_json)
-    _print(result, as_json, f"checkpoint: {result['checkpoint']}\n{_tracked(run_dir)}")
+    print_result(result, as_json, f"checkpoint: {result['checkpoint']}\n{_tracked(run_dir)}")
 
 
 @app.command()
@@ -127,68 +127,12 @@ def preflight(
     from tasks.home import home
 
     config = load_recipe(recipe, RunConfig, sets or [])
-    run_dir = _shown(home() / "studies" / "runs" / "runs" / config.name)
+    run_dir = shown(home() / "studies" / "runs" / "runs" / config.name)
     _preflight(config, run_dir, quiet=False, as_json=as_json)
 
 
-@app.command()
-def evaluate(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="Hugging Face checkpoint folder.")
-    ],
-    data: Annotated[
-        Path, typer.Option(help="JSONL of test problems: id, prompt, answer.", metavar="FILE")
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the results.")
-    ] = None,
-    benchmark: Annotated[str, typer.Option(help="Benchmark to run.")] = "micro_maths",
-    samples: Annotated[int, typer.Option(help="Samples a question.", min=1)] = 4,
-    temperature: Annotated[
-        float, typer.Option(help="Sampling temperature; 0 is greedy.", min=0.0, max=2.0)
-    ] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 48,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Evaluate a checkpoint with lm-eval: avg@k, pass@k, maj@k with 95 % intervals.
-
-    Example:  reopold evaluate .reopold/studies/quickstart/runs/reopold-s31/checkpoints/step-000100
-    --data .reopold/studies/quickstart/micro/test.jsonl
-    """
-    from reopold.config import EvaluationConfig, parse
-    from tasks.home import home
-    from tasks.preflight import check_evaluation
-
-    fields = {
-        "benchmark": benchmark,
-        "data": str(data.absolute()),
-        "samples": samples,
-        "temperature": temperature,
-        "max_new_tokens": max_new_tokens,
-    }
-    settings = parse(fields, EvaluationConfig, "evaluate")
-    name = "-".join(checkpoint.absolute().parts[-3::2]) + f"-{benchmark}"
-    folder = output or _shown(home() / "evaluations" / name)
-    check_evaluation(checkpoint, settings, folder)
-
-    def run() -> dict[str, Any]:
-        from flows.evaluate import evaluate as flow
-
-        return flow(str(checkpoint), str(folder), settings).model_dump(mode="json")
-
-    result = run_flow(run, quiet or as_json)
-    scores = (
-        f"{s['metric']:8} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
-        for s in result["scores"]
-    )
-    _print(
-        result,
-        as_json,
-        "\n".join(
-            [f"{benchmark}: n={result['n']}, k={result['k']}", *scores, f"results: {folder}"]
-        ),
-    )
+app.command()(evaluate)
+app.command()(grade)
 
 
 @app.command()
@@ -203,7 +147,7 @@ def compare(study: StudyName, as_json: Json = False) -> None:
     from tasks.report import compare as compare_study
 
     compared = compare_study(_study_folder(study))
-    _print(compared.summary, as_json, compared.text)
+    print_result(compared.summary, as_json, compared.text)
 
 
 @app.command()
@@ -218,7 +162,7 @@ def report(study: StudyName, as_json: Json = False) -> None:
     from evals.report import build_report
 
     index = build_report(_study_folder(study))
-    _print({"report": str(index)}, as_json, f"report: {index}")
+    print_result({"report": str(index)}, as_json, f"report: {index}")
 
 
 @app.command()
@@ -267,7 +211,7 @@ def doctor(
     found = examine(fix=fix, quick=quick)
     if not as_json:
         show_findings(found.findings)
-    _print(found.model_dump(mode="json"), as_json, found.summary)
+    print_result(found.model_dump(mode="json"), as_json, found.summary)
     if found.left:
         raise typer.Exit(1)
 
@@ -310,7 +254,7 @@ def _run_study(
     result = run_flow(run, quiet)
     text = result["compared"].pop("text")
     text = f"\n{text}\n\nreport: {result['report']}\n{_tracked(study_dir)}"
-    _print(result, as_json, text)
+    print_result(result, as_json, text)
 
 
 def _tracked(folder: Path) -> str:
@@ -322,17 +266,8 @@ def _tracked(folder: Path) -> str:
 def _study_folder(study: str) -> Path:
     from tasks.home import home
 
-    named = _shown(home() / "studies" / study)
+    named = shown(home() / "studies" / study)
     return named if named.is_dir() else Path(study)
-
-
-def _shown(path: Path) -> Path:
-    """Relative to the current directory where that is shorter to read, and the same anywhere."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(result, indent=2, sort_keys=True) if as_json else text)
 
 
 def main() -> None:
@@ -354,6 +289,7 @@ def main() -> None:
 
 def _outcome(error: Exception) -> tuple[int, str] | None:
     """Exit code and first word of what is said about it; None for what is our own fault."""
+    from evals.scores import Unscored
     from reopold.config import ConfigError
     from tasks.launch import EXIT_INTERRUPTED, EXIT_PAUSED, Interrupted, JobFailed, Paused
     from tasks.preflight import PreflightFailed
@@ -364,7 +300,7 @@ def _outcome(error: Exception) -> tuple[int, str] | None:
         return EXIT_INTERRUPTED, "stopped"
     if isinstance(error, Paused):
         return EXIT_PAUSED, "paused"
-    return (1, "error") if isinstance(error, JobFailed | PreflightFailed) else None
+    return (1, "error") if isinstance(error, JobFailed | PreflightFailed | Unscored) else None
 
 
 if __name__ == "__main__":

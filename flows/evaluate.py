@@ -1,4 +1,4 @@
-"""Evaluate one checkpoint folder as a flow."""
+"""Evaluate one checkpoint folder on benchmarks, as a flow."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tasks.launch import stopping_on_signals
 def evaluate(
     checkpoint: str,
     output: str,
-    settings: EvaluationConfig,
+    settings: list[EvaluationConfig],
     dtype: Literal["float32", "bfloat16"] = "float32",
     device: Literal["auto", "cpu", "cuda"] = "auto",
-) -> Results:
-    """Sample, grade and score a Hugging Face folder; the results are written to `output`."""
+) -> list[Results]:
+    """Sample, grade and score a Hugging Face folder; results are written to `output`/BENCHMARK."""
     with alive(output), stopping_on_signals():
         return evaluate_checkpoint(checkpoint, output, settings, dtype, device)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
+from evals.benchmarks.catalogue import Entry
 from rich import box
 from rich.console import Console
 from rich.live import Live
@@ -110,6 +111,18 @@ def display(quiet: bool = False) -> Iterator[None]:
         use_display(PlainLines(sys.stderr))
         yield
     use_display(Silent())
+
+
+def show_benchmarks(entries: Sequence[Entry]) -> None:
+    """A table of every benchmark, on stdout."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in ("benchmark", "family", "items", "metric", "rules", "data"):
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        items = " or ".join(map(str, entry.items)) or "any"
+        rules = ", ".join(entry.rules)
+        table.add_row(entry.name, entry.family, items, entry.metric, rules, escape(entry.found))
+    Console().print(table)
 
 
 def line(progress: Progress) -> str:

@@ -354,18 +354,31 @@ class EvaluationConfig(Strict):
     benchmark: str = "micro_maths"
     """Benchmark under `evals/benchmarks` that every checkpoint is evaluated on."""
     data: str = ""
-    """JSONL file of the benchmark's test problems (local; nothing is fetched)."""
+    """The benchmark's test items: a file, its folder, or a folder of benchmarks. Empty: where
+    `reopold evaluate --list` finds them."""
     samples: int = Field(4, ge=1)
     """Samples a question (k of avg@k, pass@k and maj@k)."""
     temperature: float = Field(1.0, ge=0.0, le=2.0)
     """Sampling temperature of the evaluation; 0 is greedy."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """Nucleus of the evaluation's sampling; published protocols use 0.95. Training has none."""
     max_new_tokens: int = Field(48, ge=1)
+    """Of one answer; in a dialogue with tools, of all its turns."""
+    max_turns: int = Field(8, ge=1)
+    """Of a dialogue with tools; other benchmarks have one."""
+    rule: str = ""
+    """Grading rule, where a benchmark has several; empty is its default, the sound one."""
+    limit: int = Field(0, ge=0)
+    """Only the first so many items, for a trial; 0 is all. The score says how many there were."""
     batch_size: int = Field(512, ge=1)
     """Sequences sampled together. The score does not depend on it beyond float noise."""
     seed: int = Field(1234, ge=0)
     """Seed of the evaluation's samples, the same for every method and checkpoint."""
-    engine: Literal["hf", "vllm"] = "hf"
-    """What samples: plain transformers, or vLLM in the evaluation's process."""
+    engine: Literal["hf", "vllm", "server"] = "hf"
+    """What samples: plain transformers, vLLM in the evaluation's process, or a vLLM server that
+    serves the checkpoint at `urls`."""
+    urls: list[str] = []
+    """Addresses of servers, replicas of one another, for engine `server`."""
 
 
 class RunConfig(Strict):

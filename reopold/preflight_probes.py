@@ -17,7 +17,7 @@ from reopold.config import DISTILLATION_METHODS, RunConfig, TeacherConfig
 from reopold.data.prompts import load_prompts
 from reopold.data.tokenizers import load_tokenizer, render
 from reopold.engines.base import EngineFailure
-from reopold.engines.endpoint import Endpoints
+from reopold.engines.endpoint import Endpoints, served_name
 from reopold.engines.hf import HFEngine, cache_bytes_per_token, load_model
 from reopold.logprobs import CHUNK_LOGITS
 from reopold.preflight import Check, Status
@@ -25,7 +25,7 @@ from reopold.rewards import MissingScore
 from reopold.rollouts import Needs, Rollout, SamplingParams
 from reopold.scoring import Scores, output_head, score
 from reopold.teachers.build import load_local
-from reopold.teachers.server import ServerTeacher, served_name
+from reopold.teachers.server import ServerTeacher
 from reopold.trainer import build_objective
 
 #: Weights that are loaded for a probe at most, bytes: more would take longer than a minute.

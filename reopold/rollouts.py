@@ -5,6 +5,7 @@ Axes: S sequences (rollouts), T token of one response, N response tokens flatten
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +23,8 @@ class Rollout:
 
     prompt_ids: list[int]
     response_ids: list[int]
-    """T ids; the last one is EOS if and only if `finish_reason` is "stop"."""
+    """T ids; the last one is EOS (or one of :attr:`SamplingParams.stop_ids`) if and only if
+    `finish_reason` is "stop"."""
     logprobs: list[float]
     """The sampler's own log-prob of each response token: T floats, at
     :attr:`SamplingParams.logprob_temperature`."""
@@ -35,13 +37,49 @@ class Rollout:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. top-p, top-k and min-p do not exist here on purpose (trl #6789)."""
+    """How to sample.
+
+    Training samples from the model's whole distribution. A cut one (top-p, top-k, min-p) is not the
+    policy whose log-probs the trainer scores: the importance ratio is wrong without anybody seeing
+    it (trl #6789). So no recipe has a setting for it, and `top_p` is for evaluation alone, whose
+    published protocols draw at temperature 0.6 and top-p 0.95. Top-k and min-p do not exist here.
+
+    Raises:
+        ValueError: a value that no engine could obey.
+    """
 
     max_new_tokens: int
     temperature: float = 1.0
     """0 is greedy."""
     logprob_temperature: float = 1.0
-    """Of the log-probs that are returned, whatever the draw's temperature was."""
+    """Of the log-probs that are returned, whatever the draw's temperature and top-p were: they are
+    always those of the full distribution."""
+    top_p: float = 1.0
+    """Evaluation only. Draws come from the nucleus: the smallest set of likeliest tokens, at the
+    draw's temperature, whose probability reaches this (Holtzman et al. 2020, arXiv 1904.09751)."""
+    stop_ids: tuple[int, ...] = ()
+    """Further ids that end a response as EOS does; the id is the last of the response."""
+    min_new_tokens: int = 0
+    """So many first tokens can neither be EOS nor one of `stop_ids`."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if not 0.0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be finite and at least 0, not {self.temperature}")
+        if not 0.0 < self.logprob_temperature < math.inf:
+            raise ValueError(
+                f"logprob_temperature must be finite and above 0, not {self.logprob_temperature}"
+            )
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if any(token < 0 for token in self.stop_ids):
+            raise ValueError(f"stop_ids must be token ids, not {self.stop_ids}")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens must lie between 0 and max_new_tokens "
+                f"({self.max_new_tokens}), not {self.min_new_tokens}"
+            )
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
 from prefect import task
 from prefect.logging import get_run_logger
 
+from evals.benchmarks import find
 from evals.benchmarks.problems import load_problems
 from evals.results import Results, read_results
 from reopold.config import ConfigError, EvaluationConfig
@@ -61,13 +63,13 @@ def evaluate_run(
 
 @task(name="evaluate-checkpoint", task_run_name="evaluate {checkpoint}")
 def evaluate_checkpoint(
-    checkpoint: str, output: str, settings: EvaluationConfig, dtype: str, device: str
-) -> Results:
-    """Evaluate one bare Hugging Face folder into `output`."""
+    checkpoint: str, output: str, settings: list[EvaluationConfig], dtype: str, device: str
+) -> list[Results]:
+    """Evaluate one bare Hugging Face folder into `output`, a folder a benchmark."""
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = folder / "evaluation.json"
-    write_atomic(recipe, settings.canonical_json())
+    recipe = folder / "evaluations.json"
+    write_atomic(recipe, json.dumps([each.model_dump(mode="json") for each in settings], indent=2))
     show(Progress(Path(checkpoint).name, "evaluation"))
     arguments = ["--checkpoint", checkpoint, "--config", str(recipe), "--output", output]
     with slot() as held:
@@ -82,7 +84,7 @@ def evaluate_checkpoint(
             env=held.env,
             keep_open=[held.handle],
         )
-    return _results(folder)
+    return [_results(folder / each.benchmark) for each in settings]
 
 
 def evaluated(run: RunDir, steps: list[int]) -> bool:
@@ -92,7 +94,7 @@ def evaluated(run: RunDir, steps: list[int]) -> bool:
     found = [read_results(run.evaluation(step, settings.benchmark)) for step in steps]
     if not set(steps) <= set(there) or None in found:
         return False
-    problems = load_problems(Path(settings.data)).digest
+    problems = load_problems(find(settings.benchmark), settings.data or None).digest
     return all(
         results is not None
         and results.answers(

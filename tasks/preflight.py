@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from evals.run import check_settings, prepare
+from evals.evaluation import check_settings, prepare
 from reopold.changes import accepted, settings
 from reopold.config import (
     ConfigError,
@@ -51,7 +51,7 @@ def check_run(config: RunConfig, run_dir: Path) -> None:
         ("data.train", config.data.train),
         ("evaluation.data", config.evaluation.data),
     ):
-        if not is_local(path):
+        if not is_local(path) and (path or name == "data.train"):
             raise ConfigError(
                 f"{name} must be a local file, a path starting with . / or ~ (got {path!r})"
             )
@@ -124,19 +124,23 @@ def _change_study(
     write_atomic(file, study.canonical_json())
 
 
-def check_evaluation(checkpoint: Path, settings: EvaluationConfig, output: Path) -> None:
-    """Claim the folder of the results.
+def check_evaluations(checkpoint: Path, settings: Sequence[EvaluationConfig], output: Path) -> None:
+    """Claim a folder of results for every benchmark.
 
     Raises:
         ConfigError: no checkpoint, no tokenizer, unreadable test problems, or a folder of results
             of another checkpoint or other settings.
     """
-    prepare(settings)
+    for each in settings:
+        prepare(each)
     if not (checkpoint / "config.json").is_file():
         raise ConfigError(f"no checkpoint at {checkpoint}: it holds no config.json")
     load_tokenizer(str(checkpoint))
-    claim = {"checkpoint_digest": checkpoint_digest(checkpoint), **settings.model_dump(mode="json")}
-    claim_folder(output, "claim.json", json.dumps(claim, indent=2, sort_keys=True))
+    digest = checkpoint_digest(checkpoint)
+    for each in settings:
+        claim = {"checkpoint_digest": digest, **each.model_dump(mode="json")}
+        text = json.dumps(claim, indent=2, sort_keys=True)
+        claim_folder(output / each.benchmark, "claim.json", text)
 
 
 class PreflightFailed(Exception):

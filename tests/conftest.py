@@ -39,7 +39,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session")
 def benchmarks_dir() -> Path:
-    """Folder of real benchmark data: $REOPOLD_BENCHMARKS, or `shared/benchmarks` beside the tree."""
+    """Real benchmark data: $REOPOLD_BENCHMARKS, or `shared/benchmarks` beside the tree."""
     folder = Path(os.environ.get("REOPOLD_BENCHMARKS", REPO.parent / "shared" / "benchmarks"))
     if not folder.is_dir():
         pytest.skip(f"benchmark data are absent: {folder} (set REOPOLD_BENCHMARKS)")

@@ -11,7 +11,7 @@ def answer_text(response: str) -> str | None:
     A budget that ends within a thought leaves no answer, whatever the thought contains: a boxed
     guess in it must not count (lm-evaluation-harness issue 3382).
     """
-    before, close, after = response.rpartition(CLOSE)
+    _, close, after = response.rpartition(CLOSE)
     if not close:
         return None if OPEN in response else response
     return None if OPEN in after else after

@@ -3,101 +3,148 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import yaml
 from datasets import Dataset
-from lm_eval import evaluate
+from lm_eval import simple_evaluate
 from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks import TaskManager
 
 from evals.benchmarks import Benchmark
-from evals.benchmarks.problems import Record
-from evals.grading import Verdict, grade
-from evals.harness.adapter import EngineLM, Generation
-from evals.results import METRICS, Metric
-from evals.scaling import avg_at_k, majority_at_k, pass_at_k
+from evals.benchmarks.base import Problem
+from evals.grading import Verdict, grade_many
+from evals.harness.adapter import EngineLM
+from evals.harness.journal import Generation, Journal, SampleKey
+from evals.harness.sampler import Sampler
+from evals.scores import METRICS, Metric, question_values, votes
 from reopold.config import EvaluationConfig
-from reopold.engines.base import Engine
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+#: Of a dialogue whose tool itself broke.
+BROKEN = Verdict(correct=False, extracted=None, status="sandbox_failure")
+
+TASK = Path(__file__).parent / "benchmark.yaml"
 
 
 @dataclass(frozen=True)
 class Sample:
-    response: str
-    verdict: Verdict
     generation: Generation
+    verdict: Verdict
+    vote: str | None
+    """Class of equivalent answers (see :func:`evals.scores.votes`)."""
 
 
 @dataclass(frozen=True)
 class Question:
     """A test problem with its k samples and its own value of every metric."""
 
-    record: Record
+    problem: Problem
     samples: list[Sample]
     values: dict[Metric, float]
 
 
 def run_benchmark(
     benchmark: Benchmark,
-    records: Sequence[Record],
+    problems: Sequence[Problem],
     settings: EvaluationConfig,
-    engine: Engine,
-    tokenizer: PreTrainedTokenizerFast,
+    sampler: Sampler,
+    journal: Journal,
 ) -> list[Question]:
-    """Sample and grade every problem, in the order of `records`.
+    """Sample and grade every problem, in the order of `problems`.
 
-    lm-eval renders, repeats, filters and calls the grader. It is entered at `evaluate`:
-    `simple_evaluate` does the same, but reseeds the global generators and collects the hardware
-    with subprocesses, a second a checkpoint.
+    lm-eval's `simple_evaluate` repeats, filters, calls the grader and aggregates.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about defaults we set
-    verdicts: dict[str, list[Verdict]] = {}
-
-    def process_results(doc: Record, results: list[list[str]]) -> dict[str, float]:
-        graded = [grade(benchmark.name, response, doc) for response in results[0]]
-        verdicts[doc["id"]] = graded
-        return question_values(graded, doc["answer"])
-
-    task = build_task(benchmark, records, settings, process_results)
-    lm = EngineLM(engine, tokenizer, seed=settings.seed, batch_size=settings.batch_size)
-    outcome = evaluate(
+    by_id = {problem.id: problem for problem in problems}
+    lm = EngineLM(sampler, by_id, journal, seed=settings.seed)
+    grading = _Grading(benchmark, problems, settings, journal)
+    task = build_task(benchmark, problems, settings, grading)
+    outcome = simple_evaluate(
         lm,
-        {"tasks": {benchmark.name: task}},
+        tasks=[task],
+        task_manager=TaskManager(include_defaults=False),
         bootstrap_iters=0,
         log_samples=True,
-        apply_chat_template=True,
-        fewshot_as_multiturn=True,
+        # The sampler has seeds of its own; the trainer's process may share the generators.
+        random_seed=None,
+        numpy_random_seed=None,
+        torch_random_seed=None,
     )
-    questions = []
-    for logged in outcome["samples"][benchmark.name]:
-        record: Record = logged["doc"]
-        key = record["id"]
-        samples = [
-            Sample(*parts)
-            for parts in zip(logged["resps"][0], verdicts[key], lm.generations[key], strict=True)
+    logged = {sample["doc"]["id"]: sample for sample in outcome["samples"][benchmark.name]}
+    return [
+        Question(
+            problem,
+            grading.samples(problem.id),
+            {metric: logged[problem.id][metric] for metric in METRICS},
+        )
+        for problem in problems
+    ]
+
+
+@dataclass
+class _Grading:
+    """lm-eval asks for one question at a time; grading them all at once keeps every core busy."""
+
+    benchmark: Benchmark
+    problems: Sequence[Problem]
+    settings: EvaluationConfig
+    journal: Journal
+    verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
+    votes: dict[str, list[str | None]] = field(default_factory=dict)
+
+    def __call__(
+        self, doc: Mapping[str, Any], results: Sequence[Sequence[str]]
+    ) -> dict[str, float]:
+        if not self.verdicts:
+            self._grade_all()
+        return question_values(self.verdicts[doc["id"]], self.votes[doc["id"]])
+
+    def samples(self, question: str) -> list[Sample]:
+        graded = zip(self.verdicts[question], self.votes[question], strict=True)
+        return [
+            Sample(self.journal[SampleKey(question, repeat)], verdict, vote)
+            for repeat, (verdict, vote) in enumerate(graded)
         ]
-        questions.append(Question(record, samples, {metric: logged[metric] for metric in METRICS}))
-    return questions
+
+    def _grade_all(self) -> None:
+        keys = [(p, k) for p in self.problems for k in range(self.settings.samples)]
+        drawn = [self.journal[SampleKey(p.id, k)] for p, k in keys]
+        pairs = [
+            (each.text if each.answer is None else each.answer, problem.row)
+            for each, (problem, _) in zip(drawn, keys, strict=True)
+        ]
+        found = grade_many(self.benchmark.name, pairs, self.settings.rule or None)
+        graded: dict[str, list[Verdict]] = defaultdict(list)
+        for (problem, _), verdict, each in zip(keys, found, drawn, strict=True):
+            graded[problem.id].append(BROKEN if each.broken else verdict)
+        self.votes = {name: votes(self.benchmark, each) for name, each in graded.items()}
+        self.verdicts = dict(graded)
 
 
 def build_task(
     benchmark: Benchmark,
-    records: Sequence[Record],
+    problems: Sequence[Problem],
     settings: EvaluationConfig,
-    process_results: Callable[[Record, list[list[str]]], dict[str, float]],
+    process_results: _Grading,
 ) -> ConfigurableTask:
-    """The benchmark's YAML with the recipe's settings filled in.
+    """The YAML of every benchmark with this one's items and settings filled in.
 
-    The problems are handed over in memory. Through `data_files`, the datasets library would copy
+    The items are handed over in memory. Through `data_files`, the datasets library would copy
     them to a cache under the user's home, and answer from there.
     """
-    config: dict[str, Any] = yaml.safe_load(benchmark.yaml.read_text(encoding="utf-8"))
+    docs = [
+        {"id": problem.id, "text": problem.messages[-1]["content"], "gold": problem.gold}
+        for problem in problems
+    ]
+    config: dict[str, Any] = yaml.safe_load(TASK.read_text(encoding="utf-8"))
     config |= {
-        "custom_dataset": lambda **_: {config["test_split"]: Dataset.from_list(list(records))},
+        "task": benchmark.name,
+        "metadata": {"version": benchmark.version},
+        "custom_dataset": lambda **_: {config["test_split"]: Dataset.from_list(docs)},
         "repeats": settings.samples,
         # The default filter keeps the first sample only, whatever `repeats` says.
         "filter_list": [
@@ -107,19 +154,9 @@ def build_task(
         "generation_kwargs": {
             "max_gen_toks": settings.max_new_tokens,
             "temperature": settings.temperature,
+            "top_p": settings.top_p,
             "do_sample": settings.temperature > 0.0,
             "until": [],
         },
     }
     return ConfigurableTask(config=config)
-
-
-def question_values(verdicts: Sequence[Verdict], gold: str) -> dict[str, float]:
-    """The metrics of one question at k = the number of its samples."""
-    n, right = len(verdicts), sum(verdict.correct for verdict in verdicts)
-    answers = [verdict.extracted for verdict in verdicts]
-    return {
-        "avg@k": avg_at_k(n, right),
-        "pass@k": pass_at_k(n, right, n),
-        "maj@k": majority_at_k(answers, gold.strip(), n),
-    }

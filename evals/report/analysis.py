@@ -25,7 +25,7 @@ from evals.report.statistics import (
     seed_weights,
 )
 from evals.report.study import REFERENCES, Evaluation, Run, Study
-from evals.results import Metric
+from evals.scores import Metric
 from evals.stats import Interval, score_interval
 
 UNITS = ("samples", "steps", "tokens", "seconds")

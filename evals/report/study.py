@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from evals.results import RESULTS_FILE, SAMPLES_FILE, Metric, Results, Score, read_results
+from evals.results import RESULTS_FILE, SAMPLES_FILE, Results, read_results
 from evals.scaling import majority_at_k, pass_at_k
+from evals.scores import RIGHT, Metric, Score
 from reopold.config import ConfigError, RunConfig, StudyConfig, parse
 from reopold.run_dir import Record, RunDir
 
@@ -55,12 +56,12 @@ class Evaluation:
         score = self.score(metric)
         if score is None:
             raise ValueError(f"{metric} was not measured")
-        samples = _read_samples(self.folder, ["question_id", "extracted", "gold", "correct"])
+        samples = _read_samples(self.folder, ["question_id", "vote", "correct"])
         values = {}
         for question, rows in samples.groupby("question_id"):
             if metric == "maj@k":
-                answers = [None if pd.isna(text) else str(text) for text in rows["extracted"]]
-                values[question] = majority_at_k(answers, str(rows["gold"].iloc[0]), score.k)
+                votes = [None if pd.isna(vote) else str(vote) for vote in rows["vote"]]
+                values[question] = majority_at_k(votes, RIGHT, score.k)
             elif metric == "pass@k":
                 values[question] = pass_at_k(len(rows), int(rows["correct"].sum()), score.k)
             else:

@@ -39,6 +39,7 @@ class Engine(Protocol):
         *,
         seeds: Sequence[int],
         n: int = 1,
+        limits: Sequence[int] | None = None,
         on_finished: OnFinished | None = None,
     ) -> list[Rollout]:
         """Sample n responses a prompt; those of a prompt lie together, prompts in order.
@@ -47,11 +48,14 @@ class Engine(Protocol):
             prompts: token ids of each request.
             seeds: one a request, below :data:`SEED_LIMIT`. Sample i of a request is drawn with
                 `seed + i` and with nothing else: neither the rest of the batch nor n matters.
+            limits: most new tokens of each request, where they differ; none is above
+                `params.max_new_tokens`, and a lower one changes nothing but where it cuts.
             on_finished: told of every rollout as it is finished, in whatever order they finish.
 
         Raises:
             EngineFailure: no answer, or not the one that was asked for.
             StopRequested: a stop was asked for meanwhile; what was under way is given up.
+            ValueError: a limit that `params` does not allow.
         """
         ...
 
@@ -83,3 +87,44 @@ class Engine(Protocol):
     def close(self) -> None:
         """End every process and free all memory; a second call does nothing."""
         ...
+
+
+def check_limits(
+    prompts: Sequence[Sequence[int]], params: SamplingParams, limits: Sequence[int] | None
+) -> Sequence[int]:
+    """Most new tokens of each request.
+
+    Raises:
+        ValueError: not one limit a request, or one outside what `params` allows.
+    """
+    if limits is None:
+        return [params.max_new_tokens] * len(prompts)
+    if len(limits) != len(prompts):
+        raise ValueError(f"{len(limits)} limits for {len(prompts)} prompts")
+    least = max(params.min_new_tokens, 1)
+    for limit in limits:
+        if not least <= limit <= params.max_new_tokens:
+            raise ValueError(f"a limit of {limit} is not from {least} to {params.max_new_tokens}")
+    return limits
+
+
+def check_logprobs(params: SamplingParams, temperature: float) -> None:
+    """For vLLM, which returns the log-probs that it was started to return.
+
+    Args:
+        temperature: of the engine's log-probs. Other than at 1 they are those of what is drawn
+            from, so that a nucleus would change them.
+
+    Raises:
+        EngineFailure: others were asked for.
+    """
+    if params.logprob_temperature != temperature:
+        raise EngineFailure(
+            f"log-probs at temperature {params.logprob_temperature} were asked of an engine that "
+            f"gives them at {temperature}"
+        )
+    if temperature != 1.0 and (params.top_p < 1.0 or params.min_new_tokens):
+        raise EngineFailure(
+            "an engine with log-probs of another temperature than 1 samples without top_p and "
+            "min_new_tokens: they would change the log-probs"
+        )

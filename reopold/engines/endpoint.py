@@ -135,9 +135,18 @@ class Endpoints:
             raise ValueError(f"answered with {type(answer).__name__}, not a JSON object")
         return answer
 
-    def get(self, path: str) -> Any:
-        """JSON of a GET at the first living replica."""
-        url = self.living()[0]
+    def ask(self, url: str, path: str, body: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """:meth:`post_to`, whose every failure is Unanswered."""
+        try:
+            return self.post_to(url, path, body, timeout)
+        except httpx.HTTPStatusError as error:
+            raise Unanswered(f"the {self.who}'s server {url} answered {_status(error)}") from error
+        except (httpx.HTTPError, ValueError) as error:
+            raise Unanswered(f"the {self.who}'s server {url}{path}: {error}") from error
+
+    def get(self, path: str, url: str = "") -> Any:
+        """JSON of a GET at this replica, by default the first living one."""
+        url = url or self.living()[0]
         try:
             response = self.clients[url].get(path)
             response.raise_for_status()
@@ -174,6 +183,23 @@ class Endpoints:
         with self.lock:
             if len(self.urls) - len(self.dead) > 1:
                 self.dead.add(url)
+
+
+def served_name(endpoints: Endpoints, wanted: str = "") -> str:
+    """The name to ask for: the one wanted, or the only one that is served.
+
+    Raises:
+        Unanswered: the servers do not answer, or serve other models.
+    """
+    names = [str(model["id"]) for model in endpoints.get("/v1/models").get("data", [])]
+    if wanted and wanted not in names:
+        raise Unanswered(f"{endpoints.urls[0]} serves {', '.join(names)}, not {wanted!r}")
+    if not wanted and len(names) != 1:
+        raise Unanswered(
+            f"{endpoints.urls[0]} serves {len(names)} models ({', '.join(names)}): say which one "
+            f"with {endpoints.who}.served_name"
+        )
+    return wanted or names[0]
 
 
 def _status(error: httpx.HTTPStatusError) -> str:

@@ -5,7 +5,8 @@ Axes: U distinct prompts, B live sequences, L length of the padded prompt plus w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from transformers import (
 
 from reopold.config import ConfigError
 from reopold.data.tokenizers import load_tokenizer
-from reopold.engines.base import OnFinished
+from reopold.engines.base import OnFinished, check_limits
 from reopold.engines.kv_cache import roomy_cache, use_grouped_attention
-from reopold.rollouts import Rollout, SamplingParams
+from reopold.rollouts import FinishReason, Rollout, SamplingParams
 from reopold.scoring import Scores, check_head, output_head, score
 from reopold.stopping import ShouldStop, check, never
 
@@ -90,12 +91,14 @@ class HFEngine:
         *,
         seeds: Sequence[int],
         n: int = 1,
+        limits: Sequence[int] | None = None,
         on_finished: OnFinished | None = None,
     ) -> list[Rollout]:
-        """See :class:`reopold.engines.base.Engine`. Rows that reach EOS leave the batch."""
+        """See :class:`reopold.engines.base.Engine`. Rows that have ended leave the batch."""
+        most = check_limits(prompts, params, limits)
         rows = [
-            _Row(request * n + i, list(prompt), seed + i)
-            for request, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+            _Row(request * n + i, list(prompt), seed + i, limit)
+            for request, (prompt, seed, limit) in enumerate(zip(prompts, seeds, most, strict=True))
             for i in range(n)
         ]
         done: dict[int, Rollout] = {}
@@ -106,15 +109,18 @@ class HFEngine:
                 on_finished(place, rollout)
 
         limit = self.cache_bytes // cache_bytes_per_token(self.model)
-        for batch in batches(rows, params.max_new_tokens, limit):
+        for batch in batches(rows, max(most, default=0), limit):
             self._sample(batch, params, finish)
         return [done[place] for place in range(len(rows))]
 
     def _sample(self, rows: Sequence[_Row], params: SamplingParams, finish: OnFinished) -> None:
-        eos = self.tokenizer.eos_token_id
+        eos, device = self.tokenizer.eos_token_id, self.model.device
         decoder = _Decoder(self.model, [row.prompt for row in rows], len(self.tokenizer), eos)
-        uniforms_RT = _uniforms([row.seed for row in rows], params.max_new_tokens)
-        uniforms_RT = uniforms_RT.to(self.model.device)
+        stops = {eos, *params.stop_ids}
+        stops_K = torch.tensor(sorted(stops), device=device)
+        limits_R = torch.tensor([row.limit for row in rows], device=device)
+        longest = max(row.limit for row in rows)
+        uniforms_RT = _uniforms([row.seed for row in rows], longest).to(device)
         tokens_RT = torch.full_like(uniforms_RT, eos, dtype=torch.long)
         logprobs_RT = torch.zeros_like(tokens_RT, dtype=decoder.logits_BV.dtype)
 
@@ -125,19 +131,19 @@ class HFEngine:
                 logprobs_RT[rows_K, :length].tolist(),
                 strict=True,
             ):
-                end = ids.index(eos) + 1 if eos in ids else length
+                end, reason = _end(ids, stops, rows[row].limit)
                 finish(
                     rows[row].place,
                     Rollout(
                         prompt_ids=rows[row].prompt,
                         response_ids=ids[:end],
                         logprobs=logprobs[:end],
-                        finish_reason="stop" if eos in ids else "length",
+                        finish_reason=reason,
                         weight_version=self.weight_version,
                     ),
                 )
 
-        for t in range(params.max_new_tokens):
+        for t in range(longest):
             check(self.should_stop)
             rows_B = decoder.rows_B
             ids_B, chosen_B = choose(
@@ -145,15 +151,16 @@ class HFEngine:
                 uniforms_RT[rows_B, t],
                 params.temperature,
                 params.logprob_temperature,
+                top_p=params.top_p,
+                banned_K=stops_K if t < params.min_new_tokens else None,
             )
             tokens_RT[rows_B, t], logprobs_RT[rows_B, t] = ids_B, chosen_B
-            left_K = decoder.retire(ids_B == eos)
+            left_K = decoder.retire(torch.isin(ids_B, stops_K) | (t + 1 >= limits_R[rows_B]))
             if len(left_K):
                 report(left_K, t + 1)
-            if t + 1 == params.max_new_tokens or not len(decoder.rows_B):
+            if not len(decoder.rows_B):
                 break
             decoder.advance(tokens_RT[decoder.rows_B, t])
-        report(decoder.rows_B, params.max_new_tokens)
 
     def score(self, rollouts: Sequence[Rollout], *, top_k: int = 0) -> Scores:
         head = output_head(self.model, len(self.tokenizer))
@@ -187,6 +194,16 @@ class _Row:
     place: int
     prompt: list[int]
     seed: int
+    limit: int
+    """Most new tokens."""
+
+
+def _end(ids: Sequence[int], stops: Collection[int], limit: int) -> tuple[int, FinishReason]:
+    """Length of a response within what was sampled for its row, and why it ended there."""
+    for place, token in enumerate(ids[:limit]):
+        if token in stops:
+            return place + 1, "stop"
+    return limit, "length"
 
 
 def batches(rows: Sequence[_Row], new_tokens: int, token_limit: int) -> Iterator[list[_Row]]:
@@ -275,7 +292,13 @@ class _Decoder:
 
 
 def choose(
-    logits_BV: Tensor, uniforms_B: Tensor, temperature: float, logprob_temperature: float = 1.0
+    logits_BV: Tensor,
+    uniforms_B: Tensor,
+    temperature: float,
+    logprob_temperature: float = 1.0,
+    *,
+    top_p: float = 1.0,
+    banned_K: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One token a row by inverting the cumulative distribution at the row's uniform number.
 
@@ -283,20 +306,39 @@ def choose(
         logits_BV: raw logits, at least float32.
         uniforms_B: float64 in [0, 1).
         temperature: of the draw; 0 takes the most likely token.
+        top_p: probability that the nucleus must reach; the draw is from it.
+        banned_K: ids that are not drawn.
 
     Returns:
-        ids_B and their log-probs at `logprob_temperature`, whatever the draw's temperature was.
+        ids_B and their log-probs at `logprob_temperature` in the full distribution, whatever the
+        draw's temperature, nucleus and banned ids were.
     """
     logprobs_BV = torch.log_softmax(logits_BV / logprob_temperature, dim=-1)
+    if banned_K is not None:
+        logits_BV = logits_BV.index_fill(-1, banned_K, -math.inf)
     if temperature == 0.0:
         ids_B = logits_BV.argmax(-1)
     else:
         # float64: a float32 cumulative sum over 152k ids is coarser than the tail it walks.
-        cumulative_BV = torch.softmax(logits_BV.double() / temperature, dim=-1).cumsum(-1)
+        probs_BV = torch.softmax(logits_BV.double() / temperature, dim=-1)
+        if top_p < 1.0:
+            probs_BV = nucleus(probs_BV, top_p)
+        cumulative_BV = probs_BV.cumsum(-1)
         threshold_B1 = (uniforms_B * cumulative_BV[:, -1])[:, None]
         ids_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(-1)
         ids_B = ids_B.clamp(max=logits_BV.shape[-1] - 1)
     return ids_B, logprobs_BV.gather(-1, ids_B[:, None]).squeeze(-1)
+
+
+def nucleus(probs_BV: Tensor, top_p: float) -> Tensor:
+    """Probabilities with 0 outside the smallest set of likeliest tokens that reaches top_p.
+
+    At least one token is left. Of equally likely tokens the lower id comes first.
+    """
+    sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
+    likelier_BV = torch.nn.functional.pad(sorted_BV.cumsum(-1)[:, :-1], (1, 0))
+    kept_BV = sorted_BV.masked_fill(likelier_BV >= top_p, 0.0)
+    return torch.zeros_like(probs_BV).scatter(-1, order_BV, kept_BV)
 
 
 def _uniforms(seeds: Sequence[int], count: int) -> Tensor:

@@ -12,15 +12,16 @@ import torch
 from transformers import PreTrainedModel
 
 from reopold.config import EngineConfig
-from reopold.engines.base import EngineFailure, OnFinished
-from reopold.engines.endpoint import Endpoints
+from reopold.engines.base import EngineFailure, OnFinished, check_logprobs
+from reopold.engines.completions import Completions
+from reopold.engines.endpoint import Endpoints, served_name
 from reopold.engines.export import export
 from reopold.engines.handover import Handover
 from reopold.engines.servers import Server, start_servers, stop_servers
 from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import Scores
 from reopold.stopping import ShouldStop, never
-from reopold.teachers.server import ServerTeacher, served_name
+from reopold.teachers.server import ServerTeacher
 
 #: Name that servers which we start give their model.
 SERVED_NAME = "policy"
@@ -83,34 +84,22 @@ class ServerEngine:
         *,
         seeds: Sequence[int],
         n: int = 1,
+        limits: Sequence[int] | None = None,
         on_finished: OnFinished | None = None,
     ) -> list[Rollout]:
         """See :class:`reopold.engines.base.Engine`."""
-        if params.logprob_temperature != self.logprob_temperature:
-            raise EngineFailure(
-                f"log-probs at temperature {params.logprob_temperature} were asked of servers that "
-                f"give them at {self.logprob_temperature}"
-            )
-        together = n if params.temperature > 0.0 else 1  # vLLM refuses n > 1 where all are equal
-        requests = [
-            self._request(prompt, params, seed + i, together)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-            for i in range(n // together)
-        ]
-
-        def parse(place: int, answer: dict[str, Any]) -> list[Rollout]:
-            choices = sorted(answer.get("choices", []), key=lambda choice: choice["index"])
-            if len(choices) != together:
-                raise EngineFailure(f"a server returned {len(choices)} of {together} samples")
-            return [self._rollout(requests[place]["prompt"], c, params) for c in choices]
-
-        done: dict[int, Rollout] = {}
-        for place, rollouts in self.endpoints.map(requests, parse):
-            for i, rollout in enumerate(rollouts):
-                done[place * together + i] = rollout
-                if on_finished is not None:
-                    on_finished(place * together + i, rollout)
-        return [done[index] for index in range(len(prompts) * n)]
+        check_logprobs(params, self.logprob_temperature)
+        completions = Completions(self.endpoints, self.scorer.name, self.tokenizer.eos_token_id)
+        return completions.sample(
+            prompts,
+            params,
+            seeds=seeds,
+            n=n,
+            limits=limits,
+            on_finished=on_finished,
+            weight_version=self._version,
+            together=n if params.temperature > 0.0 else 1,
+        )
 
     def score(self, rollouts: Sequence[Rollout], *, top_k: int = 0) -> Scores:
         return self.scorer.score_tokens(rollouts, top_k)
@@ -161,48 +150,6 @@ class ServerEngine:
             if other != folder:
                 shutil.rmtree(other, ignore_errors=True)
         return folder
-
-    def _request(
-        self, prompt: Sequence[int], params: SamplingParams, seed: int, n: int
-    ) -> dict[str, Any]:
-        return {
-            "model": self.scorer.name,
-            "prompt": list(prompt),
-            "n": n,
-            "seed": seed,
-            "temperature": params.temperature,
-            "top_p": 1.0,
-            "max_tokens": params.max_new_tokens,
-            "logprobs": 0,  # the sampled token's own
-            # Our EOS and no other: a model's generation config may list further ids.
-            "stop_token_ids": [self.tokenizer.eos_token_id],
-            "ignore_eos": True,
-            "return_token_ids": True,
-        }
-
-    def _rollout(
-        self, prompt: list[int], choice: dict[str, Any], params: SamplingParams
-    ) -> Rollout:
-        ids = choice.get("token_ids")
-        logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
-        if not ids or logprobs is None or len(ids) != len(logprobs):
-            raise EngineFailure(
-                f"a server returned {len(ids or [])} token ids and {len(logprobs or [])} log-probs "
-                "of them: it must be a vLLM that knows return_token_ids"
-            )
-        stopped = ids[-1] == self.tokenizer.eos_token_id
-        if not stopped and len(ids) < params.max_new_tokens:
-            raise EngineFailure(
-                f"a server cut a response off after {len(ids)} of {params.max_new_tokens} tokens "
-                f"({choice.get('finish_reason')}): raise its --max-model-len"
-            )
-        return Rollout(
-            prompt_ids=prompt,
-            response_ids=ids,
-            logprobs=[float(value) for value in logprobs],
-            finish_reason="stop" if stopped else "length",
-            weight_version=self._version,
-        )
 
     def _rpc(self, url: str, method: str, *arguments: Any) -> list[dict[str, Any]]:
         body = {"method": method, "args": list(arguments)}

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from reopold.config import ConfigError
-from reopold.engines.base import EngineFailure, OnFinished
+from reopold.engines.base import EngineFailure, OnFinished, check_limits, check_logprobs
 from reopold.engines.export import serving_weights
 from reopold.engines.handover import Handover
 from reopold.engines.prompt_scores import collect, parse_row
@@ -115,20 +115,22 @@ class VLLMEngine:
         *,
         seeds: Sequence[int],
         n: int = 1,
+        limits: Sequence[int] | None = None,
         on_finished: OnFinished | None = None,
     ) -> list[Rollout]:
         """See :class:`reopold.engines.base.Engine`."""
         requests = []
-        for prompt, seed in zip(prompts, seeds, strict=True):
+        most = check_limits(prompts, params, limits)
+        for prompt, seed, limit in zip(prompts, seeds, most, strict=True):
             # vLLM draws sample i of a request with seed + i, as our protocol does; it refuses n > 1
             # where greedy samples would all be equal.
             together = n if params.temperature > 0.0 else 1
             for i in range(n // together):
-                requests.append((list(prompt), self._sampling(params, seed + i, together)))
+                requests.append((list(prompt), self._sampling(params, seed + i, together, limit)))
         done: dict[int, Rollout] = {}
         for place, output in self._run(requests):
             for sample in output.outputs:
-                rollout = self._rollout(requests[place][0], sample)
+                rollout = self._rollout(requests[place][0], sample, params)
                 index = place * len(output.outputs) + sample.index
                 done[index] = rollout
                 if on_finished is not None:
@@ -190,36 +192,34 @@ class VLLMEngine:
         if places:
             raise EngineFailure(f"vLLM ended without an answer to {len(places)} requests")
 
-    def _sampling(self, params: SamplingParams, seed: int, n: int) -> Any:
+    def _sampling(self, params: SamplingParams, seed: int, n: int, limit: int) -> Any:
         from vllm import SamplingParams as VLLMParams
         from vllm.sampling_params import RequestOutputKind
 
-        if params.logprob_temperature != self.logprob_temperature:
-            raise EngineFailure(
-                f"log-probs at temperature {params.logprob_temperature} were asked of an engine "
-                f"that gives them at {self.logprob_temperature}"
-            )
+        check_logprobs(params, self.logprob_temperature)
         return VLLMParams(
             n=n,
             seed=seed,
             temperature=params.temperature,
-            max_tokens=params.max_new_tokens,
+            top_p=params.top_p,
+            max_tokens=limit,
+            min_tokens=params.min_new_tokens,
             logprobs=0,  # the sampled token's own
-            # Our EOS and no other: a model's generation config may list further ids.
-            stop_token_ids=[self.eos],
+            # Our EOS and what we were asked for: a generation config may list further ids.
+            stop_token_ids=[self.eos, *params.stop_ids],
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _rollout(self, prompt: list[int], sample: Any) -> Rollout:
+    def _rollout(self, prompt: list[int], sample: Any, params: SamplingParams) -> Rollout:
         ids = list(sample.token_ids)
         logprobs = [row[token].logprob for row, token in zip(sample.logprobs, ids, strict=True)]
         return Rollout(
             prompt_ids=prompt,
             response_ids=ids,
             logprobs=logprobs,
-            finish_reason="stop" if ids and ids[-1] == self.eos else "length",
+            finish_reason="stop" if ids and ids[-1] in (self.eos, *params.stop_ids) else "length",
             weight_version=self._version,
         )
 

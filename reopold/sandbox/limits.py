@@ -21,13 +21,13 @@ class Limits:
     seconds: float = 10.0
     """Wall-clock; CPU time is limited to the same, rounded up."""
     memory_bytes: int = 4 * 2**30
-    """Address space (RLIMIT_AS)."""
+    """Address space of each process (RLIMIT_AS), and what all of them hold at once."""
     output_bytes: int = 1 << 20
     """Of stdout and of stderr, counted while reading; more ends the program."""
     file_bytes: int = 1 << 20
-    """Largest file that it may write."""
+    """Largest file that it may write; in memory of its own, sixteen times that altogether."""
     processes: int = 16
-    """Beyond those that the user already runs."""
+    """Threads included, beyond those that the user already runs."""
 
 
 @dataclass(frozen=True)
@@ -41,5 +41,4 @@ class Outcome:
     """Wall-clock."""
     cpu_seconds: float
     result: str | None = None
-    """What the program's trusted driver reported over a channel that the program cannot guess;
-    None where it reported nothing."""
+    """What the program's trusted driver reported; None where it reported nothing."""

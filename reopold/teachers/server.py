@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from reopold.config import TeacherConfig
-from reopold.engines.endpoint import COMPLETIONS, Endpoints, Unanswered
+from reopold.engines.endpoint import COMPLETIONS, Endpoints, Unanswered, served_name
 from reopold.engines.prompt_scores import Row, collect, parse_row
 from reopold.engines.servers import Server, start_servers, stop_servers
 from reopold.rewards import MissingScore
@@ -186,23 +186,6 @@ class ServerTeacher:
             {} if value is None else {token: float(value)}
             for token, value in zip(rollout.response_ids, values[start:end], strict=True)
         ]
-
-
-def served_name(endpoints: Endpoints, wanted: str = "") -> str:
-    """The name to ask for: the one wanted, or the only one that is served.
-
-    Raises:
-        Unanswered: the servers do not answer, or serve other models.
-    """
-    names = [str(model["id"]) for model in endpoints.get("/v1/models").get("data", [])]
-    if wanted and wanted not in names:
-        raise Unanswered(f"{endpoints.urls[0]} serves {', '.join(names)}, not {wanted!r}")
-    if not wanted and len(names) != 1:
-        raise Unanswered(
-            f"{endpoints.urls[0]} serves {len(names)} models ({', '.join(names)}): say which one "
-            f"with {endpoints.who}.served_name"
-        )
-    return wanted or names[0]
 
 
 def _only_choice(answer: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from reopold.config import EvaluationConfig
+from reopold.engines.base import OnFinished
 from reopold.integrity import seal
 from reopold.micro.maths import draw
 from reopold.rollouts import Rollout, SamplingParams
@@ -35,11 +36,19 @@ class ScriptedEngine:
         self.asked: list[tuple[tuple[int, ...], int]] = []
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        seeds: Sequence[int],
+        on_finished: OnFinished,
     ) -> list[Rollout]:
         self.batches.append(len(prompts))
         self.asked += [(tuple(prompt), seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        return [self.answer(p, seed) for p, seed in zip(prompts, seeds, strict=True)]
+        rollouts = [self.answer(p, seed) for p, seed in zip(prompts, seeds, strict=True)]
+        for place, rollout in reversed([*enumerate(rollouts)]):  # they finish in any order
+            on_finished(place, rollout)
+        return rollouts
 
     def answer(self, prompt: Sequence[int], seed: int) -> Rollout:
         rng = random.Random(seed)

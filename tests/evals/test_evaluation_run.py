@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from evals.evaluation import ensure_results, evaluate_checkpoint, prepare
 from evals.results import Results, load_results, read_results
-from evals.run import ensure_results, evaluate_checkpoint, main, prepare
+from evals.run import main
 from evals.stats import score_interval
 from reopold.config import (
     ConfigError,
@@ -235,8 +236,12 @@ def test_senseless_settings_are_refused(settings: EvaluationConfig) -> None:
         prepare(settings.model_copy(update={"temperature": 0.0}))
     with pytest.raises(ConfigError, match="did you mean 'micro_maths'"):
         prepare(settings.model_copy(update={"benchmark": "micro_math"}))
-    with pytest.raises(ConfigError, match="data is empty"):
+    with pytest.raises(ConfigError, match="micro_maths has no data here"):
         prepare(settings.model_copy(update={"data": ""}))
+    with pytest.raises(ConfigError, match="has no rule 'legacy'"):
+        prepare(settings.model_copy(update={"rule": "legacy"}))
+    with pytest.raises(ConfigError, match="go together"):
+        prepare(settings.model_copy(update={"engine": "server"}))
 
 
 def test_the_command_is_quiet_and_leaves_the_home_alone(run: RunDir, tmp_path: Path) -> None:

@@ -12,25 +12,52 @@ from lm_eval.api.instance import Instance
 from tokenizers.processors import TemplateProcessing
 
 from evals.benchmarks import find
-from evals.benchmarks.problems import Record, load_problems
+from evals.benchmarks.base import Problem
+from evals.benchmarks.problems import load_problems
+from evals.grading.thinking import answer_text
 from evals.harness.adapter import EngineLM, sample_seed
+from evals.harness.journal import Generation, Journal, SampleKey
+from evals.harness.sampler import AnswerSampler, Request
 from evals.harness.task import Question, run_benchmark
-from evals.results import METRICS
+from evals.scores import METRICS
 from reopold.config import EvaluationConfig
+from reopold.data.tokenizers import render
+from reopold.rollouts import Rollout, SamplingParams
+
+MICRO = find("micro_maths")
+
+
+def problems_of(settings: EvaluationConfig) -> list[Problem]:
+    return load_problems(MICRO, settings.data).problems
 
 
 def run(
-    settings: EvaluationConfig, engine: Any, records: list[Record] | None = None
+    settings: EvaluationConfig,
+    engine: Any,
+    problems: list[Problem] | None = None,
+    folder: Path | None = None,
 ) -> list[Question]:
     """Through lm-eval, with the scripted engine of conftest.py."""
-    records = records or load_problems(Path(settings.data)).records
-    return run_benchmark(find("micro_maths"), records, settings, engine, engine.tokenizer)
+    sampler = AnswerSampler(engine, engine.tokenizer, settings.batch_size)
+    journal = Journal(folder, "this evaluation")
+    try:
+        return run_benchmark(
+            MICRO, problems or problems_of(settings), settings, sampler, journal
+        )
+    finally:
+        journal.close()
+
+
+def problem(name: str) -> Problem:
+    messages = [{"role": "user", "content": "1+1="}]
+    return Problem(name, messages, {"id": name, "prompt": messages, "answer": "2"}, "2")
 
 
 def request(doc_id: str, **wanted: Any) -> Instance:
     kwargs = {"max_gen_toks": 4, "temperature": 1.0, "until": []} | wanted
-    doc = {"id": doc_id, "prompt": [], "answer": ""}
-    return Instance("generate_until", doc, ("<|user|>1+1=", kwargs), 0, ("micro_maths", 0, 1))
+    return Instance(
+        "generate_until", {"id": doc_id}, ("<|user|>1+1=", kwargs), 0, ("micro_maths", 0, 1)
+    )
 
 
 def test_prompts_are_the_chat_template_s_ids(
@@ -40,7 +67,7 @@ def test_prompts_are_the_chat_template_s_ids(
     expected = [
         tuple(
             scripted_engine.tokenizer.apply_chat_template(
-                question.record["prompt"], add_generation_prompt=True, tokenize=True
+                question.problem.messages, add_generation_prompt=True, tokenize=True
             )["input_ids"]
         )
         for question in questions
@@ -60,8 +87,7 @@ def test_no_special_token_is_added_to_a_rendered_prompt(
     )
     assert adding.encode("1")[0] == adding.eos_token_id  # the trap is set
     messages = [{"role": "user", "content": "1+2*3="}]
-    lm = EngineLM(scripted_engine, adding, seed=0, batch_size=1)
-    ids = lm.prompt_ids(lm.apply_chat_template(messages))
+    ids = render(adding, messages)
     wanted = adding.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
     assert ids == wanted["input_ids"]
 
@@ -72,7 +98,7 @@ def test_every_sample_has_its_own_seed(settings: EvaluationConfig, scripted_engi
     assert len(seeds) == len(questions) * settings.samples == len(set(seeds))
     assert all(0 <= seed < 2**63 for seed in seeds)
     expected = [
-        sample_seed(settings.seed, question.record["id"], repeat)
+        sample_seed(settings.seed, question.problem.id, repeat)
         for question in questions
         for repeat in range(settings.samples)
     ]
@@ -87,7 +113,7 @@ def test_seeds_differ_in_each_part_of_their_name() -> None:
 
 
 def responses(questions: list[Question]) -> dict[str, list[str]]:
-    return {q.record["id"]: [sample.response for sample in q.samples] for q in questions}
+    return {q.problem.id: [sample.response for sample in q.samples] for q in questions}
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 36, 1000])
@@ -95,12 +121,12 @@ def test_samples_depend_on_neither_batch_nor_order(
     settings: EvaluationConfig, scripted_engine: Any, batch_size: int
 ) -> None:
     questions = run(settings, scripted_engine)
-    records = load_problems(Path(settings.data)).records
-    random.Random(batch_size).shuffle(records)
+    problems = problems_of(settings)
+    random.Random(batch_size).shuffle(problems)
     changed = settings.model_copy(update={"batch_size": batch_size})
     scripted_engine.batches.clear()
-    assert responses(run(changed, scripted_engine, records)) == responses(questions)
-    total, batches = len(records) * settings.samples, scripted_engine.batches
+    assert responses(run(changed, scripted_engine, problems)) == responses(questions)
+    total, batches = len(problems) * settings.samples, scripted_engine.batches
     assert sum(batches) == total and max(batches) == min(batch_size, total)
 
 
@@ -110,7 +136,7 @@ def test_every_repeat_is_graded_and_kept(settings: EvaluationConfig, scripted_en
     statuses: Counter[str] = Counter()
     for question in questions:
         for repeat, sample in enumerate(question.samples):
-            seed = sample_seed(settings.seed, question.record["id"], repeat)
+            seed = sample_seed(settings.seed, question.problem.id, repeat)
             rollout = scripted_engine.answer([], seed)
             ids = [i for i in rollout.response_ids if i != tokenizer.eos_token_id]
             assert sample.response == "".join(tokenizer.convert_ids_to_tokens(ids))
@@ -122,16 +148,16 @@ def test_every_repeat_is_graded_and_kept(settings: EvaluationConfig, scripted_en
 
 
 def test_metrics_of_each_question(settings: EvaluationConfig, scripted_engine: Any) -> None:
-    records = load_problems(Path(settings.data)).records
-    for i, record in enumerate(records):
-        record["answer"] = str(i % 4)  # the scripted answers are 0 to 3
-    questions = run(settings.model_copy(update={"samples": 8}), scripted_engine, records)
+    problems = problems_of(settings)
+    for i, problem in enumerate(problems):
+        problem.row["answer"] = str(i % 4)  # the scripted answers are 0 to 3
+    questions = run(settings.model_copy(update={"samples": 8}), scripted_engine, problems)
     for question in questions:
         right = [sample.verdict.correct for sample in question.samples]
         votes = Counter(s.verdict.extracted for s in question.samples if s.verdict.extracted)
         best = max(votes.values(), default=0)
         winners = [answer for answer, count in votes.items() if count == best]
-        majority = (question.record["answer"] in winners) / max(1, len(winners))
+        majority = (question.problem.row["answer"] in winners) / max(1, len(winners))
         expected = (sum(right) / len(right), float(any(right)), majority)
         assert [question.values[metric] for metric in METRICS] == pytest.approx(expected)
     values = [question.values for question in questions]
@@ -139,14 +165,79 @@ def test_metrics_of_each_question(settings: EvaluationConfig, scripted_engine: A
 
 
 def test_only_generation_is_offered(scripted_engine: Any) -> None:
-    lm = EngineLM(scripted_engine, scripted_engine.tokenizer, seed=0, batch_size=4)
+    sampler = AnswerSampler(scripted_engine, scripted_engine.tokenizer, 4)
+    lm = EngineLM(sampler, {"a": problem("a"), "b": problem("b")}, Journal(None, ""), seed=0)
     for method in (lm.loglikelihood, lm.loglikelihood_rolling):
         with pytest.raises(NotImplementedError, match="generate_until"):
             method([])
     with pytest.raises(ValueError, match="stop strings"):
         lm.generate_until([request("a", until=["\n"])])
-    with pytest.raises(ValueError, match="not supported: top_p"):
-        lm.generate_until([request("a", top_p=0.9)])
+    with pytest.raises(ValueError, match="not supported: top_k"):
+        lm.generate_until([request("a", top_k=9)])
     with pytest.raises(ValueError, match="one generation setting"):
         lm.generate_until([request("a"), request("b", temperature=0.5)])
     assert len(lm.generate_until([request("a"), request("b")])) == 2
+
+
+class Killed(Exception):
+    pass
+
+
+def test_an_interrupted_evaluation_draws_only_what_is_missing(
+    settings: EvaluationConfig, scripted_engine: Any, tmp_path: Path
+) -> None:
+    whole = run(settings, scripted_engine)
+    answer, drawn = scripted_engine.answer, []
+
+    def dying(prompt: list[int], seed: int) -> Any:
+        if len(drawn) == 20:
+            raise Killed
+        drawn.append(seed)
+        return answer(prompt, seed)
+
+    small = settings.model_copy(update={"batch_size": 4})
+    scripted_engine.answer = dying
+    with pytest.raises(Killed):
+        run(small, scripted_engine, folder=tmp_path)
+    with (tmp_path / "samples.jsonl").open("a") as journal:
+        journal.write('{"question": "q0')  # torn by the kill
+    scripted_engine.answer = answer
+    scripted_engine.asked.clear()
+    again = run(small, scripted_engine, folder=tmp_path)
+    assert responses(again) == responses(whole)
+    assert len(scripted_engine.asked) == 36 - 20
+    assert not {seed for _, seed in scripted_engine.asked} & set(drawn)
+
+
+def test_another_evaluation_s_samples_are_not_taken(tmp_path: Path, scripted_engine: Any) -> None:
+    sampler = AnswerSampler(scripted_engine, scripted_engine.tokenizer, 4)
+    key = SampleKey("q", 0)
+    for identity, there in (("one", False), ("one", True), ("other", False), ("one", False)):
+        journal = Journal(tmp_path, identity)
+        assert (key in journal) == there
+        if not there:
+            sampler.sample([Request(key, problem("q"), 5)], SamplingParams(4), journal.add)
+        journal.close()
+
+
+def test_a_thought_that_the_template_opens_is_part_of_the_response(scripted_engine: Any) -> None:
+    """A budget that ends within it must not leave something that looks like an answer."""
+
+    class Thinking:
+        unk_token_id = None
+
+        def apply_chat_template(self, *_: Any, **__: Any) -> dict[str, list[int]]:
+            return {"input_ids": [1]}
+
+        def decode(self, ids: list[int], **_: Any) -> str:
+            return {1: "user: 1+1\nassistant: <think>\n", 2: "it is \\boxed{2}"}[ids[-1]]
+
+    class Engine:
+        def generate(self, prompts: Any, params: Any, *, seeds: Any, on_finished: Any) -> None:
+            on_finished(0, Rollout([1], [2], [0.0], "length"))
+
+    kept: dict[SampleKey, Generation] = {}
+    sampler = AnswerSampler(Engine(), Thinking(), 1)  # type: ignore[arg-type]
+    sampler.sample([Request(SampleKey("q", 0), problem("q"), 5)], SamplingParams(4), kept.__setitem__)
+    text = kept[SampleKey("q", 0)].text
+    assert text == "<think>\nit is \\boxed{2}" and answer_text(text) is None

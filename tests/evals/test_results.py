@@ -15,13 +15,14 @@ import evals.results
 from evals.results import (
     DatasetIdentity,
     GenerationSettings,
+    GraderIdentity,
     Results,
     SampleRow,
-    Score,
     load_results,
     read_results,
     write_results,
 )
+from evals.scores import Score
 from reopold.config import ConfigError
 
 CONTRACT = Path(__file__).parents[2] / "docs/design/run-directory.md"
@@ -30,19 +31,36 @@ CONTRACT = Path(__file__).parents[2] / "docs/design/run-directory.md"
 def make(**changes: Any) -> Results:
     fields: dict[str, Any] = {
         "benchmark": "micro_maths",
-        "benchmark_version": 1,
+        "grader": GraderIdentity(name="final_answer", rule="sound", version=1),
         "dtype": "float32",
         "family": "maths",
         "checkpoint_step": 75,
         "checkpoint_digest": "d",
         "n": 2,
         "k": 1,
-        "scores": [Score(metric="avg@k", k=1, n=2, value=0.5, low=0.1, high=0.9)],
+        "metric": "avg@k",
+        "scores": [
+            Score(
+                metric="avg@k",
+                k=1,
+                n=2,
+                value=0.5,
+                low=0.1,
+                high=0.9,
+                question_se=0.2,
+                seed_se=None,
+            )
+        ],
+        "statuses": {"no_answer": 2},
+        "tokens": 6,
+        "isolation": "",
         "truncated_fraction": 0.0,
         "no_answer_fraction": 0.0,
         "seconds": 1.0,
-        "generation": GenerationSettings(temperature=1.0, max_new_tokens=4, seed=0),
-        "dataset": DatasetIdentity(path="test.jsonl", digest="e"),
+        "generation": GenerationSettings(
+            engine="hf", temperature=1.0, top_p=1.0, max_new_tokens=4, max_turns=1, seed=0
+        ),
+        "dataset": DatasetIdentity(path="test.jsonl", revision=None, digest="e", limit=0),
         "versions": {"python": "3"},
     }
     return Results(**(fields | changes))
@@ -50,7 +68,22 @@ def make(**changes: Any) -> Results:
 
 def row(question: str, sample: int, extracted: str | None = None) -> SampleRow:
     return SampleRow(
-        question, sample, "1+1=", "#2", extracted, "2", False, "no_answer", "length", 3
+        question_id=question,
+        sample=sample,
+        prompt="1+1=",
+        images=[],
+        response="#2",
+        response_ids=[4, 5],
+        extracted=extracted,
+        vote=None,
+        gold="2",
+        correct=False,
+        status="no_answer",
+        finish_reason="length",
+        tokens=3,
+        seconds=0.1,
+        calls=0,
+        failed_calls=0,
     )
 
 
@@ -60,13 +93,16 @@ def test_files_hold_what_the_contract_names(tmp_path: Path) -> None:
     results, samples = text.split("\n\n")[1:3]
     written = json.loads((tmp_path / "results.json").read_text())
     named = set(re.findall(r"`(\w+)`", results.split(": a list of")[0]))
-    named |= set(re.findall(r"`(\w+)`", results.split("`;")[1]))
-    assert set(written) == named - {"json"} and written["schema"] == 1
+    named |= set(re.findall(r"`(\w+)`", results.split("own (")[1].split("Intervals")[0]))
+    assert set(written) == named - {"score_strict"} and written["schema"] == 2
+    for field in ("grader", "generation", "dataset"):
+        fields = re.search(rf"`{field}` {{([^}}]*)}}", results)
+        assert fields and list(written[field]) == re.split(r",\s+", fields[1])
     score = re.search(r"a list of `{([^}]*)}`", results)
     assert score and list(written["scores"][0]) == score[1].split(", ")
     columns = pq.read_schema(tmp_path / "samples.parquet").names
     wanted = re.findall(r"`(\w+)`", samples.split("then sample:")[1])
-    assert columns == wanted
+    assert columns == [name for name in wanted if name != "right"]
     assert read_results(tmp_path) == make()
 
 
@@ -107,7 +143,7 @@ def test_results_of_a_run_come_in_order(tmp_path: Path) -> None:
     assert load_results(tmp_path / "absent") == []
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"schema": 2}', "\x00"])
+@pytest.mark.parametrize("text", ["{", "{}", '{"schema": 1}', "\x00"])
 def test_damaged_results_are_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ConfigError, match="damaged or of another version"):

@@ -102,6 +102,44 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path, suite: Path) -> None:
     refused(reopold("evaluate", "none", "--data", data, cwd=tmp_path), "no checkpoint at none")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a CHECKPOINT folder"),
+        (["none", "-b", "micro_math"], "did you mean 'micro_maths'"),
+        (["none", "--engine", "trtllm"], "--engine is hf, vllm or a URL"),
+        (["none", "-b", "aime25"], "aime25"),
+    ],
+)
+def test_a_senseless_evaluation(arguments: list[str], message: str, tmp_path: Path) -> None:
+    refused(reopold("evaluate", *arguments, cwd=tmp_path), message)
+
+
+def test_the_benchmarks_are_listed(tmp_path: Path) -> None:
+    done = reopold("evaluate", "--list", "--json", cwd=tmp_path)
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["aime25"]["items"] == [30] and rows["wemath"]["family"] == "visual"
+    assert {row["family"] for row in rows.values()} == {"maths", "visual", "tools", "code"}
+    assert "aime25" in reopold("evaluate", "--list", cwd=tmp_path).stdout
+
+
+def test_saved_outputs_are_graded(tmp_path: Path) -> None:
+    record = {"problem": "1+1", "answer": "\\frac{1}{2}", "unique_id": "a"}
+    line = {"record": record, "responses": ["so $\\boxed{0.5}$", "\\boxed{2}", "<think>hm"]}
+    file = tmp_path / "r.jsonl"
+    file.write_text(json.dumps(line) + "\n")
+    done = reopold("grade", "math500", "r.jsonl", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)
+    assert metrics["statuses"] == {"no_answer": 1, "ok": 1, "wrong": 1}
+    (graded,) = map(json.loads, (tmp_path / "r.graded.jsonl").read_text().splitlines())
+    assert [v["correct"] for v in graded["verdicts"]] == [True, False, False]
+    assert "avg@3" in reopold("grade", "math500", "r.jsonl", cwd=tmp_path).stdout
+    refused(reopold("grade", "math500", "r.jsonl", "--rule", "no", cwd=tmp_path), "has no rule")
+    file.write_text("{")
+    refused(reopold("grade", "math500", "r.jsonl", cwd=tmp_path), "line 1: is not JSON")
+
+
 @pytest.mark.parametrize("command", ["compare", "report"])
 def test_a_study_that_is_not_there(command: str, tmp_path: Path) -> None:
     refused(reopold(command, "none", cwd=tmp_path), "none")
@@ -158,7 +196,10 @@ def test_distil_and_evaluate_for_real(tmp_path: Path, suite: Path) -> None:
     arguments = ["--data", str(suite / "test.jsonl"), "--samples", "2", "--max-new-tokens", "8"]
     done = reopold("evaluate", result["checkpoint"], *arguments, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["n"] == 20
+    (found,) = json.loads(done.stdout)["results"]
+    assert (found["n"], found["k"], found["metric"]) == (20, 2, "avg@k")
+    folders = list((tmp_path / ".reopold/evaluations").glob("*/micro_maths"))
+    assert {"results.json", "samples.parquet"} <= {file.name for file in folders[0].iterdir()}
 
 
 def test_the_repository_names_no_machine() -> None:

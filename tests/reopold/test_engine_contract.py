@@ -174,6 +174,61 @@ def test_log_probs_are_those_of_temperature_1_whatever_the_draws_temperature(rig
             rig.engine.generate(rig.prompts, warm, seeds=range(6))
 
 
+def test_a_nucleus_leaves_out_the_tail_and_the_log_probs_alone(rig: Rig) -> None:
+    """A tiny one is greedy, the whole is sampling without one, and between them ids are missing."""
+    greedy = rig.engine.generate(rig.prompts, SamplingParams(12, 0.0), seeds=range(6))
+    tiny = rig.engine.generate(rig.prompts, SamplingParams(12, top_p=1e-6), seeds=range(6))
+    assert [r.response_ids for r in tiny] == [r.response_ids for r in greedy]
+    whole = rig.engine.generate(rig.prompts, SamplingParams(12, top_p=1.0), seeds=range(6))
+    plain = rig.engine.generate(rig.prompts, SamplingParams(12), seeds=range(6))
+    assert [r.response_ids for r in whole] == [r.response_ids for r in plain]
+
+    nucleus = rig.engine.generate(rig.prompts, SamplingParams(12, 2.0, top_p=0.7), seeds=range(6))
+    assert gap(rig, nucleus) < TOLERANCE
+    full = rig.engine.generate(rig.prompts, SamplingParams(12, 2.0), seeds=range(6))
+    assert max(likelier(rig, nucleus, 2.0)) < 0.7 + 1e-4
+    assert max(likelier(rig, full, 2.0)) > 0.75
+    assert sum(p > 0.0 for p in likelier(rig, nucleus, 2.0)) > 5  # not merely greedy
+
+
+def likelier(rig: Rig, rollouts: list[Rollout], temperature: float) -> list[float]:
+    """Of every response token: probability of all the tokens that are likelier than it."""
+    top: Any = rig.trainer(rollouts, top_k=len(rig.tokenizer)).distribution
+    probs_NK = torch.softmax(top.logprobs_NK.double() / temperature, -1)
+    chosen_N = torch.tensor([token for r in rollouts for token in r.response_ids])
+    is_own_NK = top.ids_NK == chosen_N[:, None]
+    found: list[float] = (probs_NK.cumsum(-1) - probs_NK)[is_own_NK].tolist()
+    return found
+
+
+def test_stop_ids_end_a_response_as_eos_does_but_not_its_first_tokens(rig: Rig) -> None:
+    stops = tuple(rig.tokenizer.encode("0123456"))
+    ends = {*stops, rig.tokenizer.eos_token_id}
+    params = SamplingParams(24, stop_ids=stops)
+    plain = rig.engine.generate(rig.prompts, SAMPLED, seeds=range(6), n=4)
+    ended = rig.engine.generate(rig.prompts, params, seeds=range(6), n=4)
+    for before, after in zip(plain, ended, strict=True):
+        assert after.response_ids == before.response_ids[: len(after.response_ids)]
+        assert not ends & set(after.response_ids[:-1])
+        assert (after.response_ids[-1] in ends) == (after.finish_reason == "stop")
+    held = rig.engine.generate(
+        rig.prompts, dataclasses.replace(params, min_new_tokens=4), seeds=range(6), n=4
+    )
+    assert min(len(r.response_ids) for r in ended) < 4
+    assert all(not ends & set(r.response_ids[:4]) for r in held)
+    assert gap(rig, held) < TOLERANCE
+
+
+def test_a_limit_of_a_request_is_its_own(rig: Rig) -> None:
+    limits = [1, 24, 5, 9, 2, 12]
+    plain = rig.engine.generate(rig.prompts, SAMPLED, seeds=range(6), n=2)
+    cut = rig.engine.generate(rig.prompts, SAMPLED, seeds=range(6), n=2, limits=limits)
+    for i, (before, after) in enumerate(zip(plain, cut, strict=True)):
+        assert after.response_ids == before.response_ids[: limits[i // 2]]
+        if len(before.response_ids) > limits[i // 2]:
+            assert after.finish_reason == "length"
+
+
 def test_every_rollout_is_reported_once_when_it_is_finished(rig: Rig) -> None:
     told: dict[int, Rollout] = {}
 

@@ -22,11 +22,11 @@ import pytest
 
 from reopold.config import TeacherConfig
 from reopold.engines import endpoint
-from reopold.engines.endpoint import Endpoints, Unanswered
+from reopold.engines.endpoint import Endpoints, Unanswered, served_name
 from reopold.rewards import MissingScore
 from reopold.rollouts import Needs, Rollout
 from reopold.stopping import StopRequested
-from reopold.teachers.server import ServerTeacher, served_name
+from reopold.teachers.server import ServerTeacher
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 ROLLOUTS = [

@@ -119,11 +119,18 @@ class SyntheticRun:
     def evaluate(self, step: int, value: float, benchmark: str = "micro_maths") -> None:
         scores = [
             {"metric": m, "k": 4, "n": 500, "value": v, "low": v - 0.02, "high": v + 0.02}
+            | {"question_se": 0.01, "seed_se": 0.005}
             for m, v in (("avg@k", value), ("pass@k", value + 0.1), ("maj@k", value + 0.05))
         ]
         results = {
-            "schema": 1,
+            "schema": 2,
             "benchmark": benchmark,
+            "grader": {"name": "final_answer", "rule": "sound", "version": 1},
+            "metric": "avg@k",
+            "statuses": {"ok": 2000},
+            "tokens": 20000,
+            "isolation": "",
+            "dtype": "float32",
             "family": "maths",
             "checkpoint_step": step,
             "checkpoint_digest": self.digest(step),
@@ -133,8 +140,20 @@ class SyntheticRun:
             "truncated_fraction": 0.01,
             "no_answer_fraction": 0.02,
             "seconds": 1.5,
-            "generation": {"temperature": 1.0, "max_new_tokens": 48, "seed": 1234},
-            "dataset": {"path": "micro/test.jsonl", "digest": "d" * 64},
+            "generation": {
+                "engine": "hf",
+                "temperature": 1.0,
+                "top_p": 1.0,
+                "max_new_tokens": 48,
+                "max_turns": 1,
+                "seed": 1234,
+            },
+            "dataset": {
+                "path": "micro/test.jsonl",
+                "revision": None,
+                "digest": "d" * 64,
+                "limit": 0,
+            },
             "versions": {},
         }
         folder = self.dir.evaluation(step, benchmark)

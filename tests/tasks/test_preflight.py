@@ -19,7 +19,7 @@ from reopold.config import (
     load_recipe,
 )
 from reopold.run_dir import RunDir
-from tasks.preflight import check_evaluation, check_run, check_study, claim_run, preflight
+from tasks.preflight import check_evaluations, check_run, check_study, claim_run, preflight
 from tests.conftest import REPO
 
 Recipe = Callable[..., RunConfig]
@@ -40,7 +40,8 @@ def test_each_fault_of_a_run_is_named_and_nothing_is_written(
         "no teacher checkpoint": {"model": ModelConfig(student=student, teacher="./none")},
         "no prompts at": {"data": DataConfig(train="./none.jsonl")},
         "data.train must be a local file": {"data": DataConfig(train="org/name")},
-        "evaluation.data must be a local file": {"evaluation": EvaluationConfig()},
+        "evaluation.data must be a local file": {"evaluation": EvaluationConfig(data="org/name")},
+        "micro_maths has no data here": {"evaluation": EvaluationConfig()},
         "micro_maths": {"evaluation": EvaluationConfig(benchmark="micro_math", data=test)},
         "greedy": {"evaluation": EvaluationConfig(temperature=0.0, data=test)},
         "no disk space": {"train": TrainConfig(steps=4_000_000, checkpoint_every=1)},
@@ -87,12 +88,12 @@ def test_a_study_claims_its_folder_unless_it_is_anothers_or_the_disk_is_full(
 
 def test_a_checkpoint_to_evaluate_must_be_there(tmp_path: Path, suite: Path) -> None:
     settings = EvaluationConfig(data=str(suite / "test.jsonl"))
-    check_evaluation(suite / "student-init", settings, tmp_path / "out")
-    check_evaluation(suite / "student-init", settings, tmp_path / "out")
+    check_evaluations(suite / "student-init", [settings], tmp_path / "out")
+    check_evaluations(suite / "student-init", [settings], tmp_path / "out")
     with pytest.raises(ConfigError, match="belongs to another config"):
-        check_evaluation(suite / "teacher-init", settings, tmp_path / "out")
+        check_evaluations(suite / "teacher-init", [settings], tmp_path / "out")
     with pytest.raises(ConfigError, match="no checkpoint at"):
-        check_evaluation(tmp_path, settings, tmp_path / "other")
+        check_evaluations(tmp_path, [settings], tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

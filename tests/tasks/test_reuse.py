@@ -40,24 +40,34 @@ def finished(recipe: Recipe, tmp_path: Path, suite: Path) -> RunDir:
 
 def results(run: RunDir, **change: object) -> None:
     from evals.benchmarks.problems import load_problems
+    from evals.results import generation_settings, grader_identity
 
     settings = run.config().evaluation
     record = {
-        "schema": 1,
+        "schema": 2,
         "benchmark": "micro_maths",
-        "benchmark_version": find("micro_maths").version,
+        "grader": grader_identity(settings).model_dump(),
         "family": "maths",
         "checkpoint_step": 6,
         "checkpoint_digest": "d6",
         "n": 20,
         "k": 2,
+        "metric": "avg@k",
         "scores": [],
+        "statuses": {},
+        "tokens": 0,
+        "isolation": "",
         "truncated_fraction": 0.0,
         "no_answer_fraction": 0.0,
         "seconds": 1.0,
         "dtype": "float32",
-        "generation": {"temperature": 1.0, "max_new_tokens": settings.max_new_tokens, "seed": 1234},
-        "dataset": {"path": settings.data, "digest": load_problems(Path(settings.data)).digest},
+        "generation": generation_settings(settings).model_dump(),
+        "dataset": {
+            "path": settings.data,
+            "revision": None,
+            "digest": load_problems(find("micro_maths"), settings.data).digest,
+            "limit": 0,
+        },
         "versions": {},
         **change,
     }
@@ -94,10 +104,15 @@ def test_results_of_today_are_kept(finished: RunDir) -> None:
     "change",
     [
         {"checkpoint_digest": "d5"},
-        {"benchmark_version": 0},
+        {"grader": {"name": "final_answer", "rule": "sound", "version": 0}},
         {"dtype": "bfloat16"},
         {"k": 4},
-        {"generation": {"temperature": 0.5, "max_new_tokens": 12, "seed": 1234}},
+        {
+            "generation": {
+                **{"engine": "hf", "temperature": 0.5, "top_p": 1.0},
+                **{"max_new_tokens": 12, "max_turns": 1, "seed": 1234},
+            }
+        },
     ],
     ids=lambda change: next(iter(change)),
 )

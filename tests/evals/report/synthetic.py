@@ -18,12 +18,13 @@ from evals.report.statistics import FloatArray
 from evals.results import (
     DatasetIdentity,
     GenerationSettings,
+    GraderIdentity,
     Results,
     SampleRow,
-    Score,
     write_results,
 )
 from evals.scaling import majority_at_k, pass_at_k
+from evals.scores import RIGHT, Score
 from evals.stats import score_interval
 from reopold.config import (
     DataConfig,
@@ -189,32 +190,45 @@ def write_evaluation(
             question_id=f"q{question:04d}",
             sample=sample,
             prompt=f"{question} + 1 =",
+            images=[],
             response=f"= {question + 1}",
-            extracted=(gold := str(question + 1)) if right else str(question + sample + 2),
-            gold=gold if right else str(question + 1),
+            response_ids=[1, 2],
+            extracted=str(question + 1) if right else str(question + sample + 2),
+            vote=RIGHT if right else f"wrong {sample}",
+            gold=str(question + 1),
             correct=bool(right),
             status="ok",
             finish_reason="stop",
             tokens=12,
+            seconds=0.5,
+            calls=0,
+            failed_calls=0,
         )
         for question, line in enumerate(verdicts_QK)
         for sample, right in enumerate(line)
     ]
-    answers = [[row.extracted for row in rows[q * k : (q + 1) * k]] for q in range(questions)]
+    answers = [[row.vote for row in rows[q * k : (q + 1) * k]] for q in range(questions)]
     values = {
         "avg@k": [float(line.mean()) for line in verdicts_QK],
         "pass@k": [pass_at_k(k, int(line.sum()), k) for line in verdicts_QK],
-        "maj@k": [majority_at_k(answers[q], str(q + 1), k) for q in range(questions)],
+        "maj@k": [majority_at_k(answers[q], RIGHT, k) for q in range(questions)],
     }
     scores = []
     for metric, per_question in values.items():
         interval = score_interval(per_question, resamples=resamples)
         scores.append(
-            Score.model_validate({"metric": metric, "k": k, "n": questions, **interval.__dict__})
+            Score(
+                metric=metric,
+                k=k,
+                n=questions,
+                **interval.__dict__,
+                question_se=0.01,
+                seed_se=0.005,
+            )
         )
     results = Results(
         benchmark=config.evaluation.benchmark,
-        benchmark_version=1,
+        grader=GraderIdentity(name="final_answer", rule="sound", version=1),
         dtype="float32",
         family=config.family,
         checkpoint_step=step,
@@ -224,9 +238,15 @@ def write_evaluation(
         scores=scores,
         truncated_fraction=0.01,
         no_answer_fraction=0.02,
+        metric="avg@k",
+        statuses={"ok": questions * k},
+        tokens=12 * questions * k,
         seconds=1.5,
-        generation=GenerationSettings(temperature=1.0, max_new_tokens=48, seed=1234),
-        dataset=DatasetIdentity(path="/data/test.jsonl", digest="ef" * 32),
+        generation=GenerationSettings(
+            engine="hf", temperature=1.0, top_p=1.0, max_new_tokens=48, max_turns=1, seed=1234
+        ),
+        dataset=DatasetIdentity(path="/data/test.jsonl", revision=None, digest="ef" * 32, limit=0),
+        isolation="",
         versions={"python": "3.11.9"},
     )
     write_results(run / "eval" / f"step-{step:06d}" / results.benchmark, results, rows)

@@ -1,0 +1,91 @@
+"""Drawing the samples that a benchmark asks for: single answers, or dialogues with a tool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from tqdm import tqdm
+
+from evals.benchmarks.base import Problem
+from evals.grading.thinking import OPEN
+from evals.harness.journal import Generation, SampleKey
+from reopold.data.tokenizers import render
+from reopold.engines.base import Engine
+from reopold.rollouts import Rollout, SamplingParams
+
+#: Told of every sample as soon as it is drawn.
+Keep = Callable[[SampleKey, Generation], None]
+
+
+class Request(NamedTuple):
+    key: SampleKey
+    problem: Problem
+    seed: int
+
+
+class Sampler(Protocol):
+    def sample(self, requests: Sequence[Request], params: SamplingParams, keep: Keep) -> None:
+        """Draw every request and hand each sample to `keep`, in whatever order they finish."""
+        ...
+
+
+@dataclass
+class AnswerSampler:
+    """One answer a request; chats are rendered by the code that renders them in training."""
+
+    engine: Engine
+    tokenizer: Any
+    batch_size: int
+    label: str = "sampling"
+    """Of the progress bar."""
+
+    def sample(self, requests: Sequence[Request], params: SamplingParams, keep: Keep) -> None:
+        prompts = {r.problem.id: render(self.tokenizer, r.problem.messages) for r in requests}
+        with progress(len(requests), self.label) as bar:
+            for batch in batches(requests, self.batch_size):
+                started = time.perf_counter()
+
+                def finished(place: int, rollout: Rollout, batch=batch, started=started) -> None:  # type: ignore[no-untyped-def]
+                    seconds = time.perf_counter() - started
+                    keep(batch[place].key, self._generation(rollout, seconds))
+                    bar.update()
+
+                self.engine.generate(
+                    [prompts[request.problem.id] for request in batch],
+                    params,
+                    seeds=[request.seed for request in batch],
+                    on_finished=finished,
+                )
+
+    def _generation(self, rollout: Rollout, seconds: float) -> Generation:
+        text = str(self.tokenizer.decode(rollout.response_ids, skip_special_tokens=True))
+        return Generation(
+            text=opened_thought(self.tokenizer, rollout.prompt_ids) + text,
+            ids=rollout.response_ids,
+            finish_reason=rollout.finish_reason,
+            tokens=len(rollout.response_ids),
+            seconds=round(seconds, 4),
+        )
+
+
+def opened_thought(tokenizer: Any, prompt_ids: Sequence[int]) -> str:
+    """The mark of a thought that the chat template opens before the model says its first word.
+
+    Without it a response whose budget ends in the thought would look like an answer.
+    """
+    tail = str(tokenizer.decode(prompt_ids[-8:])).rstrip()
+    return OPEN + "\n" if tail.endswith(OPEN) else ""
+
+
+def progress(total: int, label: str) -> Any:
+    """A bar on terminals, nothing elsewhere."""
+    return tqdm(total=total, desc=label, unit="sample", disable=None)
+
+
+def batches(requests: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
+    """Requests in order, `size` at a time."""
+    for start in range(0, len(requests), size):
+        yield requests[start : start + size]

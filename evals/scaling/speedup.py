@@ -1,0 +1,194 @@
+"""The test-time scaling speed-up: how much cheaper a student is that votes until it equals its
+teacher.
+
+The smallest k, interpolated in log k, whose maj@k reaches the teacher's score with one sample;
+then teacher's cost / student's cost at that k, in time, tokens and FLOPs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from evals.clusters import cluster_sums, resampled_counts
+from evals.scaling.curves import FloatArray, QuestionCurves
+from evals.stats import LEVEL, RESAMPLES, expanded_quantiles
+from reopold.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Cost of the teacher / cost of the student, with its interval."""
+
+    value: float
+    """Where the score is not reached: at the student's largest k, which it lies below."""
+    low: float
+    """0 where the score may not be reached at any cost."""
+    high: float
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """The speed-up of a student over a teacher on one benchmark."""
+
+    metric: str
+    questions: int
+    target: float
+    """The teacher's score with one sample a question."""
+    start: float
+    """The student's at k = 1."""
+    best: float
+    """The student's at its largest k."""
+    largest_k: int
+    k: float | None
+    """Samples to the target; None: not reached by `largest_k`."""
+    k_low: float
+    k_high: float
+    """Infinite where the target may not be reached by `largest_k`."""
+    reached: float
+    """Share of the resamples in which the target is reached."""
+    seconds: Ratio
+    tokens: Ratio
+    flops: Ratio
+
+    def sentence(self) -> str:
+        """The speed-up in words."""
+        head = (
+            f"The teacher scores {100 * self.target:.1f} % with one sample; the student "
+            f"{100 * self.start:.1f} % with one and {100 * self.best:.1f} % {self.metric} with "
+            f"{self.largest_k} ({self.questions} questions)."
+        )
+        ratios = ", ".join(
+            f"{_ratio(ratio, self.k is not None)} in {name}"
+            for name, ratio in (
+                ("time", self.seconds), ("tokens", self.tokens), ("FLOPs", self.flops)
+            )
+        )  # fmt: skip
+        if self.k is None:
+            return f"{head} Not reached by k = {self.largest_k}: speed-up {ratios}."
+        above = f"{self.k_high:.1f}" if math.isfinite(self.k_high) else f"beyond {self.largest_k}"
+        text = f"{head} Equal at k = {self.k:.1f} [{self.k_low:.1f}, {above}]: speed-up {ratios}."
+        if self.reached == 1.0:
+            return text
+        return f"{text} Not reached in {100 * (1 - self.reached):.0f} % of the resamples."
+
+
+def speed_up(
+    student: QuestionCurves,
+    teacher: QuestionCurves,
+    *,
+    metric: str = "maj@k",
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> SpeedUp:
+    """The speed-up with intervals from a bootstrap over questions (or the student's clusters).
+
+    A resample takes the same questions for both models, so scores and costs are paired. A resample
+    in which the target is not reached has its ratio anywhere from 0 to that at the largest k; the
+    limits take the worse end each. Costs are the mean question's; a fractional k costs k samples.
+
+    Raises:
+        ConfigError: the evaluations answer other questions, or `metric` was not measured.
+    """
+    _check(student, teacher, metric)
+    logs = np.log(np.array(student.ks, dtype=np.float64))
+    columns = _columns(student, teacher, metric)
+    sums = [cluster_sums(column, student.clusters) for column in columns]
+    sums_CX, size_C = np.column_stack([total for total, _ in sums]), sums[0][1]
+    draws_BX = np.concatenate(
+        [
+            (counts @ sums_CX) / (counts @ size_C)[:, None]
+            for counts in resampled_counts(len(size_C), resamples, seed)
+        ]
+    )
+    point = _Outcome(np.mean(columns, axis=1)[None, :], logs)
+    drawn = _Outcome(draws_BX, logs)
+    n, k = len(size_C), float(point.k_B[0])
+    k_low, k_high = _limits(drawn.k_B, drawn.k_B, n, k, level)
+
+    def ratio(cost: int, scale: float = 1.0) -> Ratio:
+        lower, upper = drawn.ratios(cost)
+        value = scale * float(point.ratios(cost)[1][0])
+        return Ratio(value, *_limits(scale * lower, scale * upper, n, value, level))
+
+    scores = point.scores_BK[0]
+    return SpeedUp(
+        metric=metric,
+        questions=len(student.questions),
+        target=float(point.target_B[0]),
+        start=float(scores[0]),
+        best=float(scores[-1]),
+        largest_k=student.ks[-1],
+        k=k if math.isfinite(k) else None,
+        k_low=k_low,
+        k_high=k_high,
+        reached=float(np.isfinite(drawn.k_B).mean()),
+        seconds=ratio(0),
+        tokens=ratio(1),
+        flops=ratio(1, teacher.parameters / student.parameters),
+    )
+
+
+def _check(student: QuestionCurves, teacher: QuestionCurves, metric: str) -> None:
+    if student.questions != teacher.questions:
+        only = sorted(set(student.questions) ^ set(teacher.questions))
+        raise ConfigError(
+            f"student and teacher answer other questions: {len(only)} are in one only "
+            f"({', '.join(only[:3])}); evaluate both on the same data"
+        )
+    if metric not in student.scores_QK:
+        raise ConfigError(f"{metric} is not among the student's curves")
+
+
+def _columns(student: QuestionCurves, teacher: QuestionCurves, metric: str) -> list[FloatArray]:
+    """Of each question: the student's score at each k, the teacher's, and the costs of both."""
+    costs = [student.seconds_Q, student.tokens_Q, teacher.seconds_Q, teacher.tokens_Q]
+    return [*student.scores_QK[metric].T, teacher.average_Q, *costs]
+
+
+class _Outcome:
+    """Means over questions, a row a resample: where the target is reached, and at what cost."""
+
+    def __init__(self, means_BX: FloatArray, logs_K: FloatArray) -> None:
+        self.scores_BK, self.target_B = means_BX[:, : len(logs_K)], means_BX[:, -5]
+        self.student_B2, self.teacher_B2 = means_BX[:, -4:-2], means_BX[:, -2:]
+        self.largest = float(np.exp(logs_K[-1]))
+        self.k_B = first_k(self.scores_BK, self.target_B, logs_K)
+
+    def ratios(self, cost: int) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper ends of the ratio; they differ where the target is not reached."""
+        once_B = self.teacher_B2[:, cost] / self.student_B2[:, cost]
+        return once_B / self.k_B, once_B / np.minimum(self.k_B, self.largest)
+
+
+def first_k(scores_BK: FloatArray, target_B: FloatArray, logs_K: FloatArray) -> FloatArray:
+    """Smallest k at which the curve reaches the target, linear in log k between the points.
+
+    1 where the first point (k = 1) is there already; infinite where no point is.
+    """
+    # Scores are sums of many terms: the tolerance only absorbs their rounding.
+    above_BK = scores_BK >= target_B[:, None] - 1e-12
+    index_B = above_BK.argmax(axis=1)
+    before_B = np.maximum(index_B - 1, 0)
+    rows = np.arange(len(scores_BK))
+    low_B, high_B = scores_BK[rows, before_B], scores_BK[rows, index_B]
+    rise_B = np.where(high_B > low_B, high_B - low_B, 1.0)
+    part_B = np.clip((target_B - low_B) / rise_B, 0.0, 1.0)
+    log_B = logs_K[before_B] + part_B * (logs_K[index_B] - logs_K[before_B])
+    return np.where(above_BK.any(axis=1), np.exp(log_B), np.inf)
+
+
+def _limits(
+    lower_B: FloatArray, upper_B: FloatArray, n: int, value: float, level: float
+) -> tuple[float, float]:
+    if n < 2:  # one cluster says nothing of how clusters vary
+        return 0.0, math.inf
+    low, high = expanded_quantiles(lower_B, n, level)[0], expanded_quantiles(upper_B, n, level)[1]
+    return min(low, value), max(high, value)
+
+
+def _ratio(ratio: Ratio, reached: bool) -> str:
+    return f"{'' if reached else '< '}{ratio.value:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}]"

@@ -1,0 +1,238 @@
+"""Dialogues: what an engine is asked, and where observations stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted_dialogues import (
+    EOS,
+    LONG,
+    OUTPUT,
+    PROMPT,
+    TOKENIZER,
+    ScriptedEngine,
+    World,
+    byte_tokenizer,
+    encode,
+    lead,
+    says,
+    spelt,
+    turn,
+)
+
+from evals.harness.dialogue import (
+    Dialogue,
+    DialogueRequest,
+    Fenced,
+    ToolCalls,
+    run_dialogues,
+    turn_seed,
+)
+from reopold.config import ConfigError
+from reopold.engines.base import SEED_LIMIT
+from reopold.rollouts import Rollout, SamplingParams
+
+
+class TestToolCalls:
+    def test_a_dialogue_reads_as_the_template_renders_it(self) -> None:
+        world = World([says("4\n", failed=1), says("ü <|x|>")])
+        script = [
+            turn("<tool_call>a</tool_call>"),
+            turn("<tool_call>b</tool_call>"),
+            turn("It is 4"),
+        ]
+        (dialogue,) = lead([script], [world])
+        chat = [
+            {"role": "user", "content": "2+2?"},
+            {"role": "assistant", "content": "<tool_call>a</tool_call>"},
+            {"role": "tool", "content": "4\n"},
+            {"role": "assistant", "content": "<tool_call>b</tool_call>"},
+            {"role": "tool", "content": "ü <|x|>"},
+            {"role": "assistant", "content": "It is 4"},
+        ]
+        rendered = TOKENIZER.apply_chat_template(chat, tokenize=False)
+        assert [*dialogue.prompt_ids, *dialogue.ids] == encode(rendered)[:-1]  # up to EOS
+        said = [i for i, seen in zip(dialogue.ids, dialogue.observed, strict=True) if not seen]
+        assert said == [i for ids in script for i in ids]
+        assert dialogue.tokens == len(said)
+        assert world.heard == ["<tool_call>a</tool_call>", "<tool_call>b</tool_call>", "It is 4"]
+        assert dialogue.answer == "It is 4" and dialogue.finish_reason == "stop"
+        assert (dialogue.calls, dialogue.failed_calls, dialogue.status) == (2, 1, "ok")
+        assert [t.finish_reason for t in dialogue.turns] == ["stop"] * 3
+        assert "<tool_response>\n4\n\n</tool_response>" in dialogue.text
+        assert "<|im_" not in dialogue.text and dialogue.seconds > 0
+
+    def test_each_turn_is_asked_for_with_all_that_went_before(self) -> None:
+        engine = ScriptedEngine([[turn("a"), turn("b")]])
+        (dialogue,) = lead([[]], [World([says()])], engine=engine)
+        first, second = engine.asked
+        assert first["prompts"] == [PROMPT]
+        assert second["prompts"] == [PROMPT + dialogue.ids[: -len(turn("b"))]]
+        assert dialogue.observed[: len(turn("a"))] == [False] * len(turn("a"))
+
+    def test_an_end_of_turn_that_the_template_does_not_know_makes_way(self) -> None:
+        style = ToolCalls(TOKENIZER)
+        other = encode("#")
+        rollout = Rollout([], [*encode("a"), *other], [], "stop")
+        kept, shown = style.join(style.turn(rollout), "4")
+        assert kept == encode("a")
+        assert kept + shown == encode(
+            "a<|im_end|>\n<|im_start|>user\n<tool_response>\n4\n</tool_response><|im_end|>\n"
+            "<|im_start|>assistant\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("template", "words"),
+        [
+            ("{% for m in messages if m.role != 'tool' %}{{ m.content }}{% endfor %}", "'tool'"),
+            ("{% for m in messages if m.role == 'tool' %}{{ m.content }}{% endfor %}", "assistant"),
+            ("{{ raise_exception('only users') }}", "only users"),
+        ],
+    )
+    def test_a_template_without_tools_is_refused(self, template: str, words: str) -> None:
+        tokenizer = byte_tokenizer()
+        tokenizer.chat_template = template
+        with pytest.raises(ConfigError, match=words):
+            ToolCalls(tokenizer)
+
+
+class TestFenced:
+    CODE = "I compute.\n```python\n2+2\n```"
+
+    @pytest.mark.parametrize(
+        ("sampled", "kept", "heard"),
+        [
+            # The model begins the mark and imagines what follows.
+            (
+                spelt(CODE, "\n", "```", "output", "\n7\n```\nIt is 7"),
+                spelt(CODE, "\n"),
+                CODE + "\n",
+            ),
+            # One token holds the end of the line and the fence.
+            (spelt(CODE, "\n```", "output", "\n7"), spelt(CODE), CODE + "\n"),
+            # Its bytes come one by one, or with the end of a word.
+            (
+                spelt(CODE, "\n", "``", "`out", "tput\n")[:-1] + encode("put"),
+                spelt(CODE, "\n"),
+                None,
+            ),
+            (spelt(CODE, "x```ou", "tput\n", "7"), spelt(CODE), CODE + "x"),
+            # An end of turn instead.
+            ([*spelt(CODE), EOS], spelt(CODE), CODE),
+            ([*spelt(CODE, "\n"), EOS], spelt(CODE, "\n"), CODE + "\n"),
+        ],
+    )
+    def test_the_turn_is_cut_where_the_mark_begins(
+        self, sampled: list[int], kept: list[int], heard: str | None
+    ) -> None:
+        world = World([says("4")])
+        (dialogue,) = lead([[sampled, turn("So 4.")]], [world], style="fenced")
+        before = heard or self.CODE + "\n"
+        assert world.heard == [before, "So 4."]
+        assert dialogue.turns[0].finish_reason == "stop"
+        assert dialogue.ids[: len(kept)] == kept
+        newline = "" if before != self.CODE else "\n"
+        assert dialogue.text == before + newline + OUTPUT + "So 4."
+        assert dialogue.observed.index(True) == len(kept)
+        rest = dialogue.observed[len(kept) :]
+        assert rest == [True] * (len(rest) - len(turn("So 4."))) + [False] * len(turn("So 4."))
+        assert EOS not in dialogue.ids[:-1] and dialogue.ids[-1] == EOS
+
+    def test_a_block_of_the_environment_is_not_fenced_again(self) -> None:
+        world = World([says("```output\n4\n```")])
+        script = [turn(self.CODE + "\n"), turn("4")]
+        (dialogue,) = lead([script], [world], style="fenced")
+        assert dialogue.text == self.CODE + "\n" + OUTPUT + "4"
+
+    def test_a_mark_within_a_turn_that_ran_out_of_tokens_still_ends_it(self) -> None:
+        sampled = spelt(self.CODE, "\n", "```", "output", "\n7\n7\n7")
+        params = SamplingParams(len(sampled) - 2)
+        world = World([says()])
+        script = [sampled, turn("4")]
+        (dialogue,) = lead([script], [world], style="fenced", params=params)
+        assert dialogue.finish_reason == "stop" and len(dialogue.turns) == 2
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(st.sampled_from([*LONG, "a", "é", "\n", "`", "€"]), max_size=12), st.booleans())
+    def test_whole_tokens_up_to_the_mark_are_kept(self, parts: list[str], ends: bool) -> None:
+        ids = [*spelt(*parts), *([EOS] if ends else [])]
+        style = Fenced(TOKENIZER)
+        found = style.turn(Rollout([], ids, [], "stop" if ends else "length"))
+        text = "".join(parts)
+        before, mark, _ = text.partition("```output")
+        assert found.text == before
+        if not mark:
+            assert (found.ids, found.lead) == (ids, "")
+            return
+        assert found.ids == ids[: len(found.ids)]
+        whole = TOKENIZER.decode(found.ids)
+        assert whole + found.lead == before
+        longer = TOKENIZER.decode(ids[: len(found.ids) + 1])
+        assert len(longer) > len(before)
+        kept, shown = style.join(found, "4")
+        joined = TOKENIZER.decode(kept + shown, skip_special_tokens=True)
+        assert joined == before + OUTPUT
+
+
+class TestSeeds:
+    def test_every_turn_of_every_dialogue_has_its_own(self) -> None:
+        seeds = {turn_seed(seed, k) for seed in (0, 1, 2**61) for k in range(50)}
+        assert len(seeds) == 150 and all(0 <= seed < SEED_LIMIT for seed in seeds)
+
+    def test_it_never_changes(self) -> None:
+        # printf '7/turn 2' | sha256sum begins with 5b83883cc018670d; the seed is below 2**62.
+        assert turn_seed(7, 2) == 0x1B83883CC018670D
+
+
+class TestRealModel:
+    STOPS = tuple(range(0, 256, 6))  # an untrained model hardly ever says EOS
+
+    @pytest.fixture(scope="class")
+    def engine(self) -> Any:
+        from reopold.engines.hf import HFEngine
+        from reopold.micro.models import build_model
+
+        model = build_model(TOKENIZER, width=32, layers=1, seed=5)
+        return HFEngine(model, TOKENIZER)
+
+    def lead(self, engine: Any, seeds: Sequence[int], style: Any) -> list[Dialogue]:
+        return run_dialogues(
+            engine,
+            TOKENIZER,
+            [DialogueRequest(PROMPT + encode("x" * (seed % 3)), seed) for seed in seeds],
+            SamplingParams(12, stop_ids=self.STOPS),
+            lambda place: World([says(f"seen {place * 0}")] * 2),
+            style=style,
+            max_turns=3,
+            max_tokens=120,
+        )
+
+    @pytest.mark.parametrize("style", ["tool_call", "fenced"])
+    def test_a_turn_is_what_the_engine_samples_after_all_before_it(
+        self, engine: Any, style: Any
+    ) -> None:
+        seeds = [3, 4, 5, 6, 7, 8]
+        together = self.lead(engine, seeds, style)
+        assert len({len(dialogue.turns) for dialogue in together}) > 1
+        for seed, dialogue in zip(seeds, together, strict=True):
+            (alone,) = self.lead(engine, [seed], style)
+            assert replace(alone, seconds=0) == replace(dialogue, seconds=0)
+            place = 0
+            for number, sampled in enumerate(dialogue.turns):
+                (rollout,) = engine.generate(
+                    [dialogue.prompt_ids + dialogue.ids[:place]],
+                    SamplingParams(12, stop_ids=self.STOPS),
+                    seeds=[turn_seed(seed, number)],
+                    limits=[min(12, 120 - place)],
+                )
+                assert rollout.response_ids == sampled.ids
+                place += len(sampled.ids)
+                if style == "tool_call" and number + 1 < len(dialogue.turns):
+                    place -= 1  # the template's end of turn in its place
+                while place < len(dialogue.ids) and dialogue.observed[place]:
+                    place += 1
