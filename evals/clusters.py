@@ -3,17 +3,17 @@
 A cluster is a question with all its samples, or the problems that share a figure, a passage or a
 seed (Miller 2024, arXiv 2411.00640). A score is a ratio of sums over clusters.
 
-Which interval, and why (95 %, 1,500 to 4,000 simulated test sets each; Beta-distributed
-difficulties of mean .05 to .97; tests/evals/test_clusters.py repeats the last row):
+Which interval, and why (95 %; 4,000 simulated test sets for each of seven Beta distributions of
+difficulty, means .05 to .97; tests/evals/test_clusters.py repeats the last row):
 
 ===================================  ============  ============  ============
 coverage, smallest to largest        n = 30, K=4   n = 30, K=32  n = 100, K=8
 ===================================  ============  ============  ============
-percentile bootstrap                 .870 to .948  .768 to .950  .906 to .956
-bootstrap BCa                        .935 to .975  .817 to .962  .933 to .957
-Student's t                          .878 to .951  .764 to .958  .900 to .957
-Wilson at the effective n            .927 to .967  .824 to .958  .922 to .957
-the same with half a pseudo-question .956 to .980  .958 to .999  .950 to .977
+percentile bootstrap                 .876 to .948  .785 to .939  .894 to .947
+bootstrap BCa                        .940 to .974  .826 to .955  .928 to .953
+Student's t                          .881 to .952  .784 to .950  .881 to .950
+Wilson at the effective n            .922 to .967  .826 to .959  .919 to .952
+the same with half a pseudo-question .961 to .979  .958 to .981  .946 to .971
 ===================================  ============  ============  ============
 
 So shares get the last one, which for one verdict a question is Wilson's own interval; other

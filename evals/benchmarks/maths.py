@@ -207,7 +207,7 @@ MATH = Benchmark(
     sampling=Sampling(temperature=0.0, top_p=1.0, max_new_tokens=16384),
     licence="MIT",
     aliases=("hendrycks_math", "math_5000"),
-    note="the whole test split; models of 2023 and later may have trained on 4,500 of it",
+    note="the whole test split; PRM800K trains on the 4,500 items outside MATH-500",
 )
 
 MINERVA = Benchmark(

@@ -15,8 +15,8 @@ from evals.grading.code_compare import decode_report, decode_value, same_output,
 from evals.grading.code_extract import between_last_fences, humaneval_program, last_program
 from evals.grading.code_runs import HEADER, run, with_header
 from evals.grading.code_tests import (
-    Suite,
     Case,
+    Suite,
     leetcode_calls,
     livecodebench_suite,
     stdin_tests,
@@ -198,13 +198,13 @@ def _official(program: str, suite: Suite) -> Status:
         outcome = run(
             program, limits=limits, function="run_officially", payload=payload, alone=alone
         )
-        return _official_status(outcome, expected)
+        return _official_status(outcome, expected, suite.function is None)
 
     first = status(alone=False)
     return status(alone=True) if first == "timeout" else first
 
 
-def _official_status(outcome: Outcome, expected: list[Any]) -> Status:
+def _official_status(outcome: Outcome, expected: list[Any], is_text: bool) -> Status:
     """From what the single process reported, test by test.
 
     What was reported stands even if the process did not end then (a thread that went on).
@@ -215,17 +215,18 @@ def _official_status(outcome: Outcome, expected: list[Any]) -> Status:
     if not isinstance(results, list):
         return "runtime_error"
     statuses = [
-        _official_test(result, wanted) for result, wanted in zip(results, expected, strict=False)
+        _official_test(result, wanted, is_text)
+        for result, wanted in zip(results, expected, strict=False)
     ]
     complete = len(results) == len(expected)
     return _first_failure([*statuses, "ok" if complete else "runtime_error"])
 
 
-def _official_test(result: Any, expected: Any) -> Status:
+def _official_test(result: Any, expected: Any, is_text: bool) -> Status:
     match result:
-        case ["output", str(text)]:
+        case ["output", str(text)] if is_text:
             return _right([same_output(text, expected)])
-        case ["value", value]:
+        case ["value", value] if not is_text:
             return _right([same_value(decode_value(value), expected)])
         case ["timeout"]:
             return "timeout"

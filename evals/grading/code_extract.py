@@ -23,11 +23,11 @@ def blocks(response: str) -> list[str]:
 
 
 def last_program(response: str) -> str:
-    """The last closed block; without a fence, the whole response if it is Python."""
+    """The last closed block; without one, the whole response if it is Python."""
     found = blocks(response)
     if found:
         return found[-1]
-    return response if FENCE not in response and _parses(response) else ""
+    return response if _parses(response) else ""
 
 
 def humaneval_program(response: str, prompt: str, entry_point: str) -> str:

@@ -197,14 +197,14 @@ def _official_results(source: str, payload: Any) -> list[list[Any]]:
         return [["error"]]
     results: list[list[Any]] = []
     for given in payload["inputs"]:
-        signal.alarm(payload["seconds"])
+        signal.setitimer(signal.ITIMER_REAL, payload["seconds"])
         try:
             results.append(run_one(method, given))
         except Exception as error:
             late = "timeoutexception" in repr(error).lower()
             return [*results, ["timeout" if late else "error"]]
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
     return results
 
 
@@ -216,12 +216,12 @@ def _official_method(source: str, payload: Any) -> Any:
         name, code = "wrapped_function", one_function(source, payload["header"])
     else:
         code = payload["header"] + "\n\n" + source
-    signal.alarm(payload["seconds"])
+    signal.setitimer(signal.ITIMER_REAL, payload["seconds"])
     try:
         exec(compile(code, "<string>", "exec", dont_inherit=True), module.__dict__)
         return getattr(module.Solution() if "class Solution" in code else module, name)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def one_function(source: str, header: str) -> str:
@@ -264,5 +264,5 @@ def _run_stdio(method: Callable[[], object], text: str) -> list[Any]:
 
 def _run_call(method: Callable[..., object], arguments: list[Any]) -> list[Any]:
     value = method(*arguments)
-    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     return ["value", plain(value)]

@@ -114,8 +114,10 @@ def equal(gold: str, answer: str) -> bool:
     and currency signs are decoration. "10%" equals "10" (the question asked for percent) and 0.1.
     Lists are order-free, tuples are not. A gold without a base or an assignment accepts any.
     """
+    if len(answer) > MAX_ANSWER:
+        return False
     (gold, of_gold), (answer, of_answer) = _percent(clean(gold)), _percent(clean(answer))
-    if not answer or len(answer) > MAX_ANSWER:
+    if not answer:
         return False
     a, b = number(gold), number(answer)
     # "1/2 %" is no way to write a half, but "50 %" may be asked for by "how many percent".
@@ -134,7 +136,7 @@ def clean(text: str) -> str:
     text = unicodedata.normalize("NFKC", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    text = unbraced(text.strip().strip("*").rstrip(".,;: "))
+    text = unbraced(text.strip().strip("*").rstrip(".,;: ")).rstrip(".,;: ")
     framed = re.fullmatch(r"\\text\s*\{([^{}]*[0-9=+][^{}]*)\}", text)
     text = framed[1] if framed else text
     stripped = _UNIT.sub("", text)

@@ -26,6 +26,7 @@ _NUMBER = re.compile(
     r"(?:(?<![\w)}])-)?\\?\$?"
     r"(?:[0-9]+/[0-9]+|(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:\\?%)?"
 )
+_TAIL = 20_000
 _PROGRAM_OUTPUT = re.compile(r"```output(.*?)(?:```|\Z)", re.DOTALL)
 
 
@@ -63,7 +64,8 @@ def grade_maths(response: str, row: Row, context: Context) -> Verdict:
     if "answer" not in row and "level" not in row:  # Minerva: units are kept, the gold is as it is
         answer = qwen.normalise(qwen.extract(response, units=False), units=False)
         return _official(answer, qwen.extract(str(row["solution"]), units=False))
-    return _official(qwen.normalise(qwen.extract(response)), qwen.normalise(gold))
+    # It normalises twice, as a second pass takes off what the first leaves ("x\\in").
+    return _official(qwen.normalise(qwen.extract(response)), qwen.normalise(qwen.normalise(gold)))
 
 
 def maths_gold(row: Row) -> str:
@@ -157,7 +159,8 @@ def _reported_output(closing: str, response: str) -> str | None:
 
 
 def _numbers(text: str) -> list[str]:
-    return [str(found) for found in _NUMBER.findall(text)]
+    """In a text's last characters, where answers are; without those too long for one."""
+    return [n for n in map(str, _NUMBER.findall(text[-_TAIL:])) if len(n) <= MAX_ANSWER]
 
 
 def _last(numbers: list[str]) -> str | None:
@@ -169,6 +172,6 @@ def _compared(gold: str, answer: str | None) -> Verdict:
 
 
 def _official(answer: str, gold: str, *, percent: bool = True) -> Verdict:
-    if not answer or len(answer) > MAX_ANSWER:
+    if not answer and gold:  # of some answers the harness leaves nothing, of their golds as well
         return NO_ANSWER
     return verdict(qwen.equal(answer, gold, percent=percent), answer)

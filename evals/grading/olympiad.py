@@ -92,9 +92,9 @@ def _plain(text: str, interval: bool) -> str:
 
 
 def _sound(gold: str, answer: str, errors: list[float]) -> bool:
-    if not errors and equal(gold, answer):
-        return True
     golds, answers = parts(gold), parts(answer)
+    if len(golds) == 1 and not errors:
+        return equal(gold, answer)
     if len(golds) != len(answers):
         return False
     errors = errors * len(golds) if len(errors) == 1 else errors
@@ -125,7 +125,7 @@ def parts(text: str) -> list[str]:
 def _signs(part: str) -> list[str]:
     if "\\pm" not in part:
         return [part]
-    return [part.replace("\\pm", sign).lstrip().removeprefix("+") for sign in "+-"]
+    return [part.replace("\\pm", sign).strip().removeprefix("+").strip() for sign in "+-"]
 
 
 def split_by_comma(text: str, opening: str, closing: str) -> list[str]:

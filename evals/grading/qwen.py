@@ -17,6 +17,7 @@ from typing import Any
 
 from sympy import MatrixBase, N, simplify  # type: ignore[import-untyped]
 
+from evals.grading.extract import MAX_ANSWER
 from evals.grading.latex import parse_latex
 
 #: Words that are cut off as units, in the harness's order and with its oddities.
@@ -93,7 +94,8 @@ _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 
 
 def extract(response: str, *, units: bool = True, last_number: bool = True) -> str:
-    """The answer that the harness reads off a response, normalised; "" if there is none.
+    """The answer that the harness reads off a response, normalised; "" if there is none or one of
+    more than MAX_ANSWER characters.
 
     Args:
         units: cut off words that stand for units (Minerva keeps them).
@@ -113,6 +115,8 @@ def extract(response: str, *, units: bool = True, last_number: bool = True) -> s
     else:
         numbers = re.findall(r"-?\d*\.?\d+", text.replace(",", "")) if last_number else []
         found = numbers[-1] if numbers else ""
+    if len(found) > MAX_ANSWER:
+        return ""
     found = re.sub(r"\n\s*", "", found).removeprefix(":").removesuffix(".").removesuffix("/")
     return normalise(found, units=units)
 
@@ -133,7 +137,7 @@ def normalise(text: str, *, units: bool = True) -> str:
     text = text.strip().replace("\n", "").rstrip(".").replace("\\!", "")
     text = _BRACKETS_AND_NAMES(_ARRAYS(text))
     text = re.sub(r"\\text{.*?}$", "", text).strip() or text
-    if units:
+    if units and any(char.isalpha() for char in text):
         for pattern in _UNIT_PATTERNS * 2:
             text = pattern.sub(r"\1\2", text) or text
     text = words_to_digits(_SIGNS(text))

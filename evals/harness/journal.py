@@ -94,10 +94,11 @@ class Journal:
                 return {}
             for line in lines[1:]:
                 row = json.loads(line)
-                kept[SampleKey(row.pop("question"), row.pop("repeat"))] = Generation(**row)
+                key = SampleKey(row.pop("question"), row.pop("repeat"))
+                kept[key] = Generation(**row)
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except ValueError:
             return kept
         return kept
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
 from evals.benchmarks import Benchmark
-from evals.benchmarks.base import Problem
+from evals.benchmarks.base import Problem, Row
 from evals.grading import Verdict, grade_many
 from evals.harness.adapter import EngineLM
 from evals.harness.journal import Generation, Journal, SampleKey
@@ -62,7 +62,11 @@ def run_benchmark(
     by_id = {problem.id: problem for problem in problems}
     lm = EngineLM(sampler, by_id, journal, seed=settings.seed)
     grading = _Grading(benchmark, problems, settings, journal)
-    task = build_task(benchmark, problems, settings, grading)
+
+    def process_results(doc: Row, results: Sequence[Sequence[str]]) -> dict[str, float]:
+        return grading.values(doc["id"])  # a function: lm-eval copies whatever else a task holds
+
+    task = build_task(benchmark, problems, settings, process_results)
     outcome = simple_evaluate(
         lm,
         tasks=[task],
@@ -96,12 +100,10 @@ class _Grading:
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
     votes: dict[str, list[str | None]] = field(default_factory=dict)
 
-    def __call__(
-        self, doc: Mapping[str, Any], results: Sequence[Sequence[str]]
-    ) -> dict[str, float]:
+    def values(self, question: str) -> dict[str, float]:
         if not self.verdicts:
             self._grade_all()
-        return question_values(self.verdicts[doc["id"]], self.votes[doc["id"]])
+        return question_values(self.verdicts[question], self.votes[question])
 
     def samples(self, question: str) -> list[Sample]:
         graded = zip(self.verdicts[question], self.votes[question], strict=True)
@@ -129,7 +131,7 @@ def build_task(
     benchmark: Benchmark,
     problems: Sequence[Problem],
     settings: EvaluationConfig,
-    process_results: _Grading,
+    process_results: Callable[[Row, Sequence[Sequence[str]]], dict[str, float]],
 ) -> ConfigurableTask:
     """The YAML of every benchmark with this one's items and settings filled in.
 

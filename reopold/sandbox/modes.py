@@ -28,7 +28,8 @@ class Isolation:
     """hidden: a PID namespace. shielded: others are seen but get no signals. open: those of the
     same user can be killed."""
     files: Literal["hidden", "refused", "open"]
-    """hidden: a root of its own. refused: by Landlock. open: what the user may read and write."""
+    """hidden: a root of its own, with room for a bounded amount. refused: by Landlock; how much is
+    written into its folder is not bounded. open: what the user may read and write."""
     user: Literal["own", "same", "root"]
     """own: an unprivileged user for each program. same: the platform's (in namespaces, a user
     namespace takes its rights outside away). root: the platform's, which is root, though without

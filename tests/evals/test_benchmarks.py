@@ -209,6 +209,7 @@ def test_a_limit_takes_whole_clusters(
     kept = list(dict.fromkeys(problem.cluster for problem in some))
     assert kept == list(dict.fromkeys(p.cluster for p in every))[: len(kept)]
     assert some == [problem for problem in every if problem.cluster in set(kept)]
+    assert some
     if len(kept) > 1:
         assert len(some) <= limit
     following = [p for p in every if p.cluster == _cluster_after(every, kept)]
@@ -294,10 +295,17 @@ def test_two_formats_of_code_problems() -> None:
     assert "stdin" in form(row | {"starter_code": ""})[0]["content"]
 
 
-def test_livecodebench_without_tests_is_refused(benchmarks_dir: Path) -> None:
+def test_livecodebench_without_tests_is_refused(benchmarks_dir: Path, tmp_path: Path) -> None:
     file = benchmarks_dir / "livecodebench/livecodebench_v5_window_prompts.jsonl"
     with pytest.raises(ConfigError, match="line 1: a record has no field 'question_content'"):
         load_problems(find("livecodebench"), file)
+    prompts = tmp_path / "test6.jsonl"
+    row = {"question_id": "abc", "question_content": "?", "contest_date": "2025-01-04"}
+    prompts.write_text(
+        "".join(json.dumps(row | {"question_id": str(i)}) + "\n" for i in range(175))
+    )
+    with pytest.raises(ConfigError, match="line 1: a record has no field 'public_test_cases'"):
+        load_problems(find("livecodebench"), prompts)
 
 
 @pytest.mark.parametrize("bad", ["[1, 2", "[__import__('os').getpid()]", "{'A': 1}", "(" * 5000])

@@ -19,7 +19,7 @@ from evals.clusters import (
     share_interval,
     tally_scores,
 )
-from evals.stats import bootstrap_interval, student_quantile, wilson_interval
+from evals.stats import bootstrap_interval, wilson_interval
 from reopold.config import ConfigError
 
 #: Right samples of 8, for 100 questions of a published graded run.
@@ -239,13 +239,6 @@ def test_thousands_of_clusters_are_quick_and_lean() -> None:
     assert first == tally_scores(tallies, composites)
 
 
-@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
-def test_student_quantiles_agree_with_scipy(level: float) -> None:
-    for freedom in [*range(1, 130), 1000]:
-        expected = scipy_stats.t.ppf((1 + level) / 2, freedom)
-        assert student_quantile(freedom, level) == pytest.approx(expected, rel=3e-7)
-
-
 #: Beta parameters of the questions' difficulty.
 DIFFICULTIES = [(0.3, 0.3), (2, 2), (0.15, 1.35), (1.8, 0.2), (0.6, 0.02)]
 
@@ -275,6 +268,7 @@ def test_coverage_at_length(a: float, b: float, n: int, k: int) -> None:
     trials = 4000
     noise = 3 * math.sqrt(0.95 * 0.05 / trials)
     found = coverage(a, b, n, k, trials)
-    assert found > 0.95 - noise
+    # Wilson's coverage of a single binomial share swings about the level as p moves.
+    assert found > (0.92 if k == 1 else 0.95) - noise
     if n >= 500:  # many questions: no wider than need be
         assert found < 0.95 + 2 * noise

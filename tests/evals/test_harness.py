@@ -113,7 +113,7 @@ def test_seeds_differ_in_each_part_of_their_name() -> None:
 
 
 def responses(questions: list[Question]) -> dict[str, list[str]]:
-    return {q.problem.id: [sample.response for sample in q.samples] for q in questions}
+    return {q.problem.id: [sample.generation.text for sample in q.samples] for q in questions}
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 36, 1000])
@@ -139,7 +139,7 @@ def test_every_repeat_is_graded_and_kept(settings: EvaluationConfig, scripted_en
             seed = sample_seed(settings.seed, question.problem.id, repeat)
             rollout = scripted_engine.answer([], seed)
             ids = [i for i in rollout.response_ids if i != tokenizer.eos_token_id]
-            assert sample.response == "".join(tokenizer.convert_ids_to_tokens(ids))
+            assert sample.generation.text == "".join(tokenizer.convert_ids_to_tokens(ids))
             assert sample.generation.finish_reason == rollout.finish_reason
             assert sample.generation.tokens == len(rollout.response_ids)
             assert (rollout.finish_reason == "length") == (sample.verdict.status == "no_answer")

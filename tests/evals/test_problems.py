@@ -251,6 +251,8 @@ def test_a_folder_of_another_benchmark_is_refused(tmp_path: Path) -> None:
     for data in (file, file.parent):
         with pytest.raises(ConfigError, match=r"is aime25's, not aime24's"):
             load_problems(find("aime24"), data)
+    file.with_name("micro.jsonl").write_text(json.dumps(GOOD))
+    assert len(load_problems(MICRO, file.with_name("micro.jsonl")).problems) == 1
     renamed = file.parent.rename(tmp_path / "mine")
     assert len(load_problems(find("aime24"), renamed).problems) == 30
 

@@ -12,7 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from evals.stats import bootstrap_interval, paired_bootstrap, score_interval, wilson_interval
+from evals.stats import (
+    bootstrap_interval,
+    expanded_quantiles,
+    paired_bootstrap,
+    score_interval,
+    student_quantile,
+    wilson_interval,
+)
 
 SCORES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40)
 
@@ -105,6 +112,33 @@ def test_wilson_agrees_with_scipy(c: int, n: int) -> None:
     ours = wilson_interval(c, n)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
     assert ours.value == c / n
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+def test_student_quantiles_agree_with_scipy(level: float) -> None:
+    for freedom in [*range(1, 130), 1000]:
+        expected = scipy_stats.t.ppf((1 + level) / 2, freedom)
+        assert student_quantile(freedom, level) == pytest.approx(expected, rel=3e-7)
+
+
+@pytest.mark.parametrize("n", [5, 12, 40])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_expanded_quantiles_turn_a_normal_bootstrap_into_students_interval(
+    n: int, level: float
+) -> None:
+    # The bootstrap of a mean is close to normal with the variance (n - 1) / n s^2 / n; here s = 1.
+    draws = scipy_stats.norm.ppf((np.arange(40_000) + 0.5) / 40_000) * np.sqrt((n - 1) / n / n)
+    half = scipy_stats.t.ppf((1 + level) / 2, n - 1) / np.sqrt(n)
+    low, high = expanded_quantiles(np.random.default_rng(0).permutation(draws), n, level)
+    assert (low, high) == pytest.approx((-half, half), rel=0.01)
+
+
+def test_expanded_quantiles_of_what_is_never_reached() -> None:
+    draws = np.array([1.0] * 90 + [np.inf] * 10)
+    assert expanded_quantiles(draws, 30, 0.95) == (1.0, np.inf)
+    assert expanded_quantiles(np.full(100, np.inf), 30, 0.95) == (np.inf, np.inf)
+    with pytest.raises(ValueError, match="two units"):
+        expanded_quantiles(draws, 1, 0.95)
 
 
 @pytest.mark.parametrize("score", [0.0, 1.0])

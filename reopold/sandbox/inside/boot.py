@@ -24,7 +24,7 @@ class ProgramError(Exception):
 
 
 class ProgramEnded(Exception):
-    """The program ended itself, or answered out of turn, in the middle of a call."""
+    """The program ended itself in the middle of a call, or answered what no answer is."""
 
 
 class Program:
@@ -60,22 +60,18 @@ class Program:
             ProgramError: it raised.
             ProgramEnded: it ended itself.
         """
-        return decode(self._ask([name, [encode(item) for item in arguments]]))
+        return self._ask([name, [encode(item) for item in arguments]])
 
     def _ask(self, request: Any) -> Any:
         try:
             print(json.dumps(request), file=self._requests, flush=True)
-            answer = json.loads(self._answers.readline())
-            (kind, content) = answer
-        except (OSError, ValueError, TypeError) as error:
+            kind, content = json.loads(self._answers.readline())
+            content = decode(content)
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ProgramEnded("the program ended itself") from error
         if kind == "raised":
             raise ProgramError(str(content))
         return content
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import sys
 from . import kernel, landlock, root, seccomp
 
 _HIGH = 100  # descriptors from here on are nobody's
+_FILTERED = b"\0"  # what a program says before it starts where its system calls are filtered
 
 
 class Setup:
@@ -45,8 +46,10 @@ class Setup:
 class Started:
     """A running program and what holds for it."""
 
-    def __init__(self, pid: int, listener: int | None, landlocked: bool) -> None:
+    def __init__(self, pid: int, filtered: bool, listener: int | None, landlocked: bool) -> None:
         self.pid = pid
+        self.filtered = filtered
+        """Whether its system calls are."""
         self.listener = listener
         """Where its refused calls are to be answered."""
         self.landlocked = landlocked
@@ -79,7 +82,6 @@ def start(setup: Setup, uid: int | None, others: int) -> Started:
     Raises:
         OSError: it could not be started.
     """
-    # By the kernel alone (landlock, seccomp) and never undone: what a child of it does is held too.
     landlocked = not setup.namespaces and landlock.version() > 0
     ours, theirs = _socket.socketpair()
     program = os.fork()
@@ -92,20 +94,20 @@ def start(setup: Setup, uid: int | None, others: int) -> Started:
             channel.send(f"{type(error).__name__}: {error}".encode())
         os._exit(127)
     theirs.close()
-    listener, error_text = None, b""
+    listener, said = None, b""
     while True:
         part, received, _, _ = ours.recvmsg(4096, _socket.CMSG_LEN(4))
         for _, _, descriptor in received:
             listener = int.from_bytes(descriptor, sys.byteorder)
-        error_text += part.strip(b"\0")
+        said += part
         if not part:
             break
     ours.close()
-    if error_text:
-        raise OSError(f"the program could not be started: {error_text.decode(errors='replace')}")
+    if failure := said.removeprefix(_FILTERED).decode(errors="replace"):
+        raise OSError(f"the program could not be started: {failure}")
     if listener is not None:
         os.set_inheritable(listener, False)
-    return Started(program, listener, landlocked)
+    return Started(program, said == _FILTERED, listener, landlocked)
 
 
 def _become(
@@ -136,10 +138,11 @@ def _become(
         readable = [*root.SYSTEM, *root.SETTINGS, *setup.python.values(), f"{setup.folder}/program"]
         landlock.restrict(readable, [*root.DEVICES, home])
     if seccomp.supported():
-        listener = seccomp.install(None if setup.namespaces else os.getpid())
-        if listener is not None:
-            passed = listener.to_bytes(4, sys.byteorder)
-            channel.sendmsg([b"\0"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, passed)])
+        with contextlib.suppress(OSError):  # the kernel knows no filters: then the report says so
+            listener = seccomp.install(None if setup.namespaces else os.getpid())
+            passed = b"" if listener is None else listener.to_bytes(4, sys.byteorder)
+            rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, passed)
+            channel.sendmsg([_FILTERED], [rights] if passed else [])
     os.execve(setup.command[0], setup.command, setup.environment)
 
 
@@ -151,7 +154,7 @@ def _limit(setup: Setup, others: int) -> None:
         resource.RLIMIT_FSIZE: setup.file_bytes,
         resource.RLIMIT_NPROC: setup.processes + others,
         resource.RLIMIT_NOFILE: 256,
-        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CORE: 1,  # none; 0 would still start a handler that reads a pipe
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_SIGPENDING: 256,

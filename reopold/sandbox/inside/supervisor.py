@@ -134,7 +134,7 @@ def _supervise(setup: Setup, control: int, uid: int | None, others: int) -> Repo
         "refused": refused,
         "out_of_memory": _out_of_memory_kills() > killed_before,
         "own_user": uid is not None,
-        "filtered": seccomp.supported(),
+        "filtered": program.filtered,
         "landlock": landlock.version() if program.landlocked else 0,
     }
 

@@ -111,7 +111,9 @@ def test_hostile_texts_end_soon(text: str) -> None:
     start = time.monotonic()
     value = evaluate(text)
     assert time.monotonic() - start < 1
-    assert value is None or (isinstance(value, Fraction) and value.numerator.bit_length() < MAX_BITS)
+    assert value is None or (
+        isinstance(value, Fraction) and value.numerator.bit_length() < MAX_BITS
+    )
 
 
 def test_a_large_power_within_the_bounds_is_exact() -> None:
@@ -131,9 +133,7 @@ TREES = st.recursive(
     lambda inner: st.one_of(
         st.tuples(inner, inner).map(lambda p: (f"({p[0][0]})+({p[1][0]})", p[0][1] + p[1][1])),
         st.tuples(inner, inner).map(lambda p: (f"({p[0][0]})-({p[1][0]})", p[0][1] - p[1][1])),
-        st.tuples(inner, inner).map(
-            lambda p: (rf"({p[0][0]})\cdot({p[1][0]})", p[0][1] * p[1][1])
-        ),
+        st.tuples(inner, inner).map(lambda p: (rf"({p[0][0]})\cdot({p[1][0]})", p[0][1] * p[1][1])),
         st.tuples(inner, NUMBERS.filter(bool)).map(
             lambda p: (rf"\frac{{{p[0][0]}}}{{{p[1]}}}", p[0][1] / p[1])
         ),

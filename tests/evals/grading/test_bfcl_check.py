@@ -190,6 +190,13 @@ def test_names(kind: str, name: str, called: bool, right: bool) -> None:
     assert check(task, [Call(name, {"a": 1})], called, official=True) == right
 
 
+def test_a_parameter_must_be_the_functions_and_the_answers() -> None:
+    for answer in ({"a": [1], "b": [2, ""]}, {"a": [1]}):
+        task = Task(FUNCTIONS, [{"f": answer}], "python", "simple")
+        assert check(task, [Call("f", {"a": 1})], called=False, official=True)
+        assert not check(task, [Call("f", {"a": 1, "b": 2})], called=False, official=True)
+
+
 def test_malformed_items_are_named() -> None:
     with pytest.raises(ConfigError, match="'h', which its functions lack"):
         check(Task(FUNCTIONS, [{"h": {}}], "python", "parallel"), [Call("h", {})], False, False)

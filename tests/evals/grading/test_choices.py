@@ -175,6 +175,8 @@ def test_any_text_chooses_an_option_or_none(text: str) -> None:
     assert letter_set(text, "ABCD") <= set("ABCD")
 
 
-@given(st.sampled_from("ABCD"), st.sampled_from(["{}", "The answer is {}.", r"\boxed{{{}}}", "({})"]))
+@given(
+    st.sampled_from("ABCD"), st.sampled_from(["{}", "The answer is {}.", r"\boxed{{{}}}", "({})"])
+)
 def test_every_letter_in_every_form(letter: str, form: str) -> None:
     assert chosen_letter(form.format(letter), CM) == letter

@@ -27,8 +27,8 @@ def status(program: str, row: dict[str, Any], rule: Rule = "sound") -> Status:
 
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test may take one second."""
-    monkeypatch.setattr(code, "SECONDS", 1)
+    """A test may take 0.3 seconds: for those that shall not end in time."""
+    monkeypatch.setattr(code, "SECONDS", 0.3)
 
 
 class TestStdin:
@@ -40,10 +40,15 @@ class TestStdin:
         assert status("n = int(input())\nprint(2 // (5 - n) + 2)", DOUBLE, rule) == "runtime_error"
 
     @BOTH
-    def test_a_failure_has_its_own_status(self, rule: Rule, brief: None) -> None:
+    def test_an_error_is_no_wrong_answer(self, rule: Rule) -> None:
         assert status("print(2 * int(input()) / 0)", DOUBLE, rule) == "runtime_error"
         assert status("print(2 * int(input(", DOUBLE, rule) == "runtime_error"
+
+    @BOTH
+    def test_too_slow(self, rule: Rule, brief: None) -> None:
         assert status("while True: pass", DOUBLE, rule) == "timeout"
+        endless = "def f(x):\n    while True: pass"
+        assert status(endless, function_row(("1", "2")), rule) == "timeout"
 
     def test_limits_of_memory_and_output(self) -> None:
         assert status("x = bytearray(5 << 30)", DOUBLE) == "memory"
@@ -145,9 +150,12 @@ class TestStdin:
         assert status(program, row, "sound") == "ok"
         assert status(program, row, "official") == "wrong"
 
-    def test_the_official_limit_is_rearmed_for_every_test(self, brief: None) -> None:
+    def test_the_official_limit_is_rearmed_for_every_test(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(code, "SECONDS", 0.7)
         row = stdin_row(*[("1", "2")] * 3)
-        assert status("import time\ntime.sleep(0.5)\nprint(2)", row, "official") == "ok"
+        assert status("import time\ntime.sleep(0.3)\nprint(2)", row, "official") == "ok"
 
     def test_the_official_alarm_is_an_exception_that_a_program_may_catch(self, brief: None) -> None:
         program = (
@@ -173,18 +181,14 @@ class TestFunctions:
         def gives(value: str, expected: str) -> Status:
             return status(f"def f(x):\n    return {value}", function_row(("1", expected)), rule)
 
-        assert gives("True", "1") == "ok"
         assert gives("[(1, 2)]", "[[1, 2]]") == "wrong"
         assert gives("0.1 + 0.2", "0.3") == "wrong"  # no tolerance
-        assert gives("float('inf')", "Infinity") == "ok"
         assert gives("deque([1])", "[1]") == "wrong"
-        assert gives("{'a': [1]}", '{"a": [1]}') == "ok"
-        assert gives("10 ** 4000", "1" + "0" * 4000) == "ok"
+        right = {"True": 1, "inf": float("inf"), "{'a': [1]}": {"a": [1]}, "10 ** 4000": 10**4000}
+        assert gives(f"({', '.join(right)})", json.dumps(list(right.values()))) == "ok"
 
-    def test_failures(self, brief: None) -> None:
+    def test_failures(self) -> None:
         row = function_row(("1", "2"))
-        assert status("def f(x):\n    while True: pass", row) == "timeout"
-        assert status("def f(x):\n    while True: pass", row, "official") == "timeout"
         assert status("def f(x):\n    return bytearray(5 << 30)", row) == "memory"
         assert status("import os\ndef f(x):\n    os._exit(0)", row) == "runtime_error"
         assert status("import os\ndef f(x):\n    os._exit(0)", row, "official") == "runtime_error"

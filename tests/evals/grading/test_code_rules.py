@@ -122,6 +122,8 @@ class TestComparison:
             ("\n\n 1  \n 2\t\r\n", "1\n2", True),
             ("1\n\n2", "1\n2", False),  # lines within count
             ("1 2", "1\n2", False),
+            ("1", "1\n2", False),
+            ("1\n2", "1", False),
             ("", "", True),
             ("", "0", False),
             ("YES", "yes", False),
@@ -260,6 +262,7 @@ class TestDecoding:
             base64.b64encode(zlib.compress(pickle.dumps("[]"))[:-3]).decode(),
             packed(pickle.dumps("not JSON")),
             packed(b"\x80\x04."),
+            packed(b"\x80\x04\x8c\x02[]\x8c\x02[]."),  # two texts
             packed(pickle.dumps("[]")[:-1]),
             '{"input": "1"}',
             '[{"input": "1"}]',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -63,14 +64,8 @@ class TestReruns:
 
         monkeypatch.setattr(code_runs, "run_program", fake)
         names = [f"{'slow' if i % 3 == 0 else 'fast'} {i}" for i in range(24)]
-        threads = [
-            threading.Thread(target=code_runs.run, args=(name,), kwargs={"limits": Limits()})
-            for name in names
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(10)
+        with ThreadPoolExecutor(4) as pool:  # others come while one runs alone
+            list(pool.map(lambda name: code_runs.run(name, limits=Limits()), names))
         assert beside == {name: [name] for name in names if name.startswith("slow")}
         assert (code_runs._floor.running, code_runs._floor.claims) == (0, 0)
 
@@ -125,8 +120,27 @@ class TestReruns:
         assert [handed.count(f"input-{number}") for number in (1, 2, 3, 4)] == [2, 2, 1, 1]
         assert "secret" not in handed
 
+    def test_a_report_of_a_process_that_does_not_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A thread goes on. The harness has its results by then; an ordinary run is too slow."""
+
+        def fake(*_: Any, **named: Any) -> Outcome:
+            value = ["value", 3]
+            official = "run_officially(" in named["driver"].splitlines()[-1]
+            result = [["value", value]] if official else value
+            return Outcome("timeout", "", "", None, 6, 0, json.dumps(result))
+
+        monkeypatch.setattr(code_runs, "run_program", fake)
+        row = function_row(("1", "3"))
+        assert code.grade_livecodebench(fenced("x"), row, OFFICIAL).correct
+        assert code.grade_livecodebench(fenced("x"), row, SOUND).status == "timeout"
+
     @pytest.mark.parametrize(
-        "result", ["", "no JSON", "[" * 5000, "3", "null", '[["output", 3]]', "[[]]", '["output"]']
+        "result",
+        [
+            *("", "no JSON", "[" * 5000, "3", "null", '[["output", 3]]', "[[]]", '["output"]'),
+            # Right as far as they go, but of the first test alone.
+            *('[["output", "2"]]', '[["value", 2]]', "[]"),
+        ],
     )
     def test_a_forged_report_is_no_pass(self, result: str, monkeypatch: pytest.MonkeyPatch) -> None:
         def fake(*_: Any, **__: Any) -> Outcome:
@@ -135,6 +149,7 @@ class TestReruns:
         monkeypatch.setattr(code_runs, "run_program", fake)
         row = stdin_row(("1", ""))
         assert not code.grade_livecodebench(fenced("x"), row, OFFICIAL).correct
+        assert not code.grade_livecodebench(fenced("x"), DOUBLE, OFFICIAL).correct
         row = function_row(("1", "3"))
         assert not code.grade_livecodebench(fenced("x"), row, SOUND).correct
         assert not code.grade_livecodebench(fenced("x"), row, OFFICIAL).correct

@@ -105,7 +105,7 @@ def test_the_hubs_field_names() -> None:
     assert grade_dynamath("13", row, Context()).correct
 
 
-@given(st.integers(-10**6, 10**6), st.integers(-20, 20))
+@given(st.integers(-(10**6), 10**6), st.integers(-20, 20))
 def test_the_tolerance_is_decimal(whole: int, difference: int) -> None:
     """In steps of 0.0001 around any number, ten are within and eleven are not."""
     gold, near = f"{whole}", f"{(whole * 10_000 + difference) / 10_000:.4f}"

@@ -70,6 +70,7 @@ def test_of_choices_at_one_distance_the_first_counts() -> None:
     [
         ("5", "integer", "5", None, "5", "5"),
         ("5.0", "integer", "5", None, "5", None),
+        ('So: The answer is "5". Done', "integer", "5", None, "5", "5"),
         ("5.9", "integer", "5", None, "5", None),  # cut, not rounded
         (" 5 ", "integer", "5", None, "5", "5"),
         ("5 cm", "integer", "5", None, None, None),
@@ -144,7 +145,9 @@ def test_published_answers_are_right_under_every_rule(benchmarks_dir: Path) -> N
     rows = json.loads((benchmarks_dir / "mathvista" / "testmini.json").read_text()).values()
     assert len(rows) == 1000
     rules: list[Rule] = ["sound", "official", "legacy"]
-    wrong = {rule: [r["pid"] for r in rows if not graded(r["answer"], r, rule)[0]] for rule in rules}
+    wrong = {
+        rule: [r["pid"] for r in rows if not graded(r["answer"], r, rule)[0]] for rule in rules
+    }
     assert wrong["sound"] == []
     # Two options read "(b)" and the like in another place: the authors take the letter.
     assert len(wrong["official"]) == 2 and wrong["legacy"] == wrong["official"]

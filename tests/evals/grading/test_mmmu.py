@@ -30,7 +30,8 @@ ROW: dict[str, Any] = {
         ("(A) is right, B is not", "A"),  # brackets before lone letters
         ("B.", "B"),
         ("The cost of a unit is $7", "B"),  # by text, in more than five words
-        ("It costs $7", None),
+        ("One unit costs just $7", None),  # five words
+        ("One unit there costs just $7", "B"),
         ("What we see in it is a cube and more", "C"),  # both begin at one place: the first
         ("A dramatic scene", "A"),
         ("Nothing of the kind can be seen here", None),

@@ -14,7 +14,8 @@ import pytest
 
 from reopold.sandbox import Limits, Outcome, run_program
 from reopold.sandbox.child import Mode
-from tests.reopold.sandbox.attacks import ATTACKS, FILES, PROCESSES, Attack
+from tests.reopold.sandbox.attacks import PROCESSES, RESOURCES, SIGNALS, Attack
+from tests.reopold.sandbox.escapes import FILES, KERNEL, NETWORK, PYTHON
 from tests.reopold.sandbox.surroundings import BARE, MARK, use
 
 REPOSITORY = Path(__file__).parents[3]
@@ -25,9 +26,10 @@ LIMITS = Limits(
     processes=8,
 )
 
+ATTACKS = [*RESOURCES, *SIGNALS, *PROCESSES, *NETWORK, *FILES, *KERNEL, *PYTHON]
 #: Each way to run programs, with what is tried on it.
 WAYS = {"full": ATTACKS, "bare": [*PROCESSES, *FILES]}
-WAYS["bare-rest"] = [attack for attack in ATTACKS if attack not in WAYS["bare"]]
+WAYS["bare-rest"] = [one for one in ATTACKS if one.bare and one not in WAYS["bare"]]
 CASES = [
     pytest.param(
         way,

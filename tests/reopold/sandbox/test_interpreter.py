@@ -120,17 +120,25 @@ def test_a_cell_that_ends_the_interpreter_loses_the_names(
         assert found.execute("2").value_repr == "2"
 
 
-def test_a_forged_answer_does_not_reach_the_next_cell() -> None:
+@pytest.mark.parametrize("delay", [None, 0.1])
+def test_a_forged_answer_does_not_reach_the_next_cell(delay: float | None) -> None:
     code = """
-import sys, os
+import os, sys, threading
 frame = sys._getframe()
 while "order" not in frame.f_locals: frame = frame.f_back
 nonce = frame.f_locals["order"]["nonce"]
-os.write(4, (nonce + '{"value": "1", "error": null}\\n').encode())
+forged = (nonce + '{"value": "1", "error": null}\\n').encode()
 """
+    code += (
+        "os.write(4, forged)"
+        if delay is None
+        else f"""
+threading.Timer({delay}, os.write, (4, forged)).start()
+"""
+    )
     with Interpreter(LIMITS) as found:
         found.execute(code)
-        time.sleep(0.2)
+        time.sleep(0.5)
         later = found.execute("2")
         assert later.value_repr in ("2", None) and later.lost == (later.value_repr is None)
         assert found.execute("3").value_repr == "3"

@@ -63,6 +63,24 @@ def test_the_folder_is_empty_and_no_other_program_sees_what_is_written() -> None
         assert run_program(code).stdout == "[]\n1\n"
 
 
+def test_each_program_has_a_user_of_its_own_and_sees_no_other_process() -> None:
+    held = isolation()
+    if held.user != "own" or held.processes != "hidden":
+        pytest.skip(held.text)
+    code = """
+    import os, time
+    time.sleep(0.5)
+    print(os.getuid(), os.getgid(), os.getgroups())
+    print([name for name in os.listdir("/proc") if name.isdigit()] == [str(os.getpid())])
+    """
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda text: run_program(text).stdout, [textwrap.dedent(code)] * 2))
+    users = [text.splitlines()[0].split() for text in found]
+    assert all(user == group != "0" and groups == "[]" for user, group, groups in users)
+    assert users[0] != users[1]
+    assert all(text.splitlines()[1] == "True" for text in found), found
+
+
 def test_installed_packages_can_be_used_and_our_own_cannot() -> None:
     outcome = run_program("import numpy\nprint(numpy.ones(2).sum())\nimport reopold")
     assert outcome.stdout == "2.0\n"
