@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -73,6 +74,10 @@ def check_settings(settings: EvaluationConfig) -> Benchmark:
             f"evaluation.temperature 0 is greedy: all {settings.samples} samples of a question "
             "would be the same; set evaluation.samples to 1 or raise the temperature"
         )
+    if settings.thinking_tokens and (benchmark.environment or benchmark.family == "visual"):
+        raise ConfigError(f"budget forcing is for text answers, which {benchmark.name} has not")
+    if settings.ignore_end and not settings.thinking_tokens:
+        raise ConfigError("evaluation.ignore_end needs a budget: evaluation.thinking_tokens")
     if (settings.engine == "server") != bool(settings.urls):
         raise ConfigError("evaluation.urls and evaluation.engine 'server' go together")
     return benchmark
@@ -154,14 +159,27 @@ def _evaluate(
     finally:
         journal.close()
     seconds = time.perf_counter() - started
-    results = _results(questions, evaluation, digest, trained if step is None else step, seconds)
+    results = _results(
+        questions,
+        evaluation,
+        digest=digest,
+        step=trained if step is None else step,
+        parameters=_parameters(checkpoint),
+        seconds=seconds,
+    )
     write_results(output, results, sample_rows(questions))
     discard(output)
     return results
 
 
 def _results(
-    questions: Sequence[Question], evaluation: Evaluation, digest: str, step: int, seconds: float
+    questions: Sequence[Question],
+    evaluation: Evaluation,
+    *,
+    digest: str,
+    step: int,
+    parameters: int,
+    seconds: float,
 ) -> Results:
     settings, benchmark, problems = evaluation.settings, evaluation.benchmark, evaluation.problems
     samples = [sample for question in questions for sample in question.samples]
@@ -185,6 +203,7 @@ def _results(
         checkpoint_digest=digest,
         n=len(questions),
         k=settings.samples,
+        parameters=parameters,
         metric=benchmark.metric,
         scores=score(benchmark, graded, voted),
         truncated_fraction=_share(s.generation.finish_reason != "stop" for s in samples),
@@ -202,6 +221,18 @@ def _results(
         isolation=_isolation(benchmark),
         versions=versions(),
     )
+
+
+def _parameters(checkpoint: Path) -> int:
+    """Of the weights, from the headers of its safetensors (a tied head is stored once)."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in checkpoint.glob("*.safetensors"):
+        with safe_open(file, "numpy") as weights:
+            names = weights.keys()
+            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+    return total
 
 
 def _share(flags: Iterable[bool]) -> float:
@@ -243,6 +274,7 @@ def sample_rows(questions: Sequence[Question]) -> list[SampleRow]:
             sample=repeat,
             prompt=question.problem.messages[-1]["content"],
             images=question.problem.images,
+            cluster=question.problem.cluster or question.problem.id,
             response=sample.generation.text,
             response_ids=sample.generation.ids,
             extracted=sample.verdict.extracted,
@@ -252,6 +284,7 @@ def sample_rows(questions: Sequence[Question]) -> list[SampleRow]:
             status=sample.verdict.status,
             finish_reason=sample.generation.finish_reason,
             tokens=sample.generation.tokens,
+            prompt_tokens=sample.generation.prompt_tokens,
             seconds=sample.generation.seconds,
             calls=sample.generation.calls,
             failed_calls=sample.generation.failed_calls,

@@ -34,6 +34,9 @@ class GenerationSettings(_Frozen):
     max_new_tokens: int
     max_turns: int
     """1 but for dialogues with tools."""
+    thinking_tokens: int
+    """Forced budget of the thought; 0: none."""
+    ignore_end: int
     seed: int
 
 
@@ -69,6 +72,8 @@ class Results(_Frozen):
     """Questions."""
     k: int
     """Samples a question."""
+    parameters: int
+    """Of the checkpoint, read from its safetensors; 0 where it has none."""
     metric: str
     """The one of `scores` that papers report."""
     scores: list[Score]
@@ -128,6 +133,8 @@ class SampleRow:
     """The last message before the answer, without the chat template."""
     images: list[str]
     """Paths or hub references of the question's images."""
+    cluster: str
+    """Questions of one cluster (five versions of one figure) are no independent evidence."""
     response: str
     response_ids: list[int]
     """Token ids, a closing EOS and a dialogue's observations included."""
@@ -140,6 +147,7 @@ class SampleRow:
     finish_reason: str
     tokens: int
     """Sampled tokens, a closing EOS included."""
+    prompt_tokens: int
     seconds: float
     """Wall-clock from the start of the sample's batch to its last token."""
     calls: int
@@ -155,6 +163,8 @@ def generation_settings(settings: EvaluationConfig) -> GenerationSettings:
         top_p=settings.top_p,
         max_new_tokens=settings.max_new_tokens,
         max_turns=settings.max_turns if find(settings.benchmark).environment else 1,
+        thinking_tokens=settings.thinking_tokens,
+        ignore_end=settings.ignore_end,
         seed=settings.seed,
     )
 
@@ -214,7 +224,9 @@ def _write_parquet(path: Path, rows: Sequence[SampleRow]) -> None:
     import pyarrow as pa  # imported here: a reader of scores needs no arrow
     import pyarrow.parquet as pq
 
-    kinds = dict.fromkeys(("sample", "tokens", "calls", "failed_calls"), pa.int32()) | {
+    kinds = dict.fromkeys(
+        ("sample", "tokens", "prompt_tokens", "calls", "failed_calls"), pa.int32()
+    ) | {
         "correct": pa.bool_(),
         "seconds": pa.float64(),
         "response_ids": pa.list_(pa.int32()),

@@ -21,13 +21,11 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from evals.evaluation import ensure_results, prepare
-from evals.results import (
-    Results,
-)
+from evals.results import SAMPLES_FILE, Results
 from evals.scores import Unscored
 from reopold.config import ConfigError, EvaluationConfig
 from reopold.engines.base import EngineFailure
-from reopold.run_dir import RunDir
+from reopold.run_dir import RunDir, write_atomic
 from reopold.stopping import EXIT_STOPPED, ShouldStop, StopFlag, StopRequested, check, never
 
 if TYPE_CHECKING:
@@ -93,6 +91,22 @@ def evaluate_folder(arguments: argparse.Namespace, should_stop: ShouldStop) -> N
             output = arguments.output / evaluation.benchmark.name
             found = ensure_results(arguments.checkpoint, evaluation, output, engines=engines)
             print(describe(*found), flush=True)
+            write_curves(output, found[0])
+
+
+def write_curves(folder: Path, results: Results) -> None:
+    """scaling.csv and scaling.svg: what more samples a question buy, and at what cost."""
+    if results.k == 1 or not results.parameters:
+        return
+    import pandas as pd
+
+    from evals.scaling.curves import scaling_curve
+    from evals.scaling.plots import scaling_plot
+
+    curve = scaling_curve(pd.read_parquet(folder / SAMPLES_FILE), results.parameters)
+    curve.to_csv(folder / "scaling.csv", index=False)
+    plot = scaling_plot({results.benchmark: curve}, "maj@k")
+    write_atomic(folder / "scaling.svg", plot.svg)
 
 
 def _settings_file(file: Path) -> list[EvaluationConfig]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli_evaluate import evaluate, grade
+from flows.cli_evaluate import contrast, evaluate, grade
 from flows.cli_options import Json, Quiet, print_result, shown
 from flows.session import run_flow
 
@@ -133,6 +133,7 @@ def preflight(
 
 app.command()(evaluate)
 app.command()(grade)
+app.command()(contrast)
 
 
 @app.command()

@@ -51,6 +51,13 @@ def evaluate(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Of one answer [default: the benchmark's].", min=1)
     ] = None,
+    thinking_tokens: Annotated[
+        int,
+        typer.Option(help="Force a budget of thought (s1), then the answer; 0: none.", min=0),
+    ] = 0,
+    ignore_end: Annotated[
+        int, typer.Option(help='Times that the end of thought becomes "Wait".', min=0)
+    ] = 0,
     engine: Annotated[
         str, typer.Option(help="hf, vllm, or the URL of a server (several: comma).")
     ] = "hf",
@@ -93,6 +100,8 @@ def evaluate(
         "rule": rule,
         "seed": seed,
         "limit": limit,
+        "thinking_tokens": thinking_tokens,
+        "ignore_end": ignore_end,
         "batch_size": batch_size,
         **_engine(engine),
     }
@@ -147,6 +156,28 @@ def grade(
     where = output or responses.with_name(f"{responses.stem}.graded.jsonl")
     grades = grade_file(benchmark, responses, where, rule=rule, seed=seed)
     print_result(grades.as_json(), as_json, grades.as_text())
+
+
+def contrast(
+    first: Annotated[
+        Path, typer.Argument(metavar="FIRST", help="Folder of results of `reopold evaluate`.")
+    ],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Another; the teacher's, say.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two evaluations question by question, and the speed-up of the first over the second.
+
+    Paired differences with intervals and p-values (Holm's correction over benchmarks), and how
+    many more questions or samples would tell where nothing is decided.
+
+    Example:  reopold contrast .reopold/evaluations/student .reopold/evaluations/teacher
+    """
+    from dataclasses import asdict
+
+    from evals.contrast import contrast as contrast_folders
+
+    found = contrast_folders(first, second)
+    print_result(asdict(found), as_json, found.as_text())
 
 
 def _list_benchmarks(data: Path | None, as_json: bool) -> None:

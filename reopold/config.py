@@ -366,6 +366,11 @@ class EvaluationConfig(Strict):
     """Of one answer; in a dialogue with tools, of all its turns."""
     max_turns: int = Field(8, ge=1)
     """Of a dialogue with tools; other benchmarks have one."""
+    thinking_tokens: int = Field(0, ge=0)
+    """Budget forcing (s1): most tokens of the thought, which is then closed; 0 forces nothing.
+    `max_new_tokens` is then the answer's own."""
+    ignore_end: int = Field(0, ge=0)
+    """Budget forcing: times that the end of the thought is replaced by "Wait"."""
     rule: str = ""
     """Grading rule, where a benchmark has several; empty is its default, the sound one."""
     limit: int = Field(0, ge=0)

@@ -17,6 +17,9 @@ from evals.grading.statements import bare, passages
 
 LETTERS = string.ascii_uppercase
 
+#: Characters; a longer response is not an option by itself.
+_WHOLE = 1000
+
 #: What may follow an "A" or "I" that is a letter; before other words they are words themselves.
 _CONNECTIVES = re.compile(
     "as|and|because|since|with|which|where|when|for|if|is|or|given|based|due|but|so|therefore|thus"
@@ -60,24 +63,24 @@ def chosen_letter(text: str, options: Mapping[str, str]) -> str | None:
     Args:
         options: letter -> text of the option; empty texts match nothing.
     """
-    if (whole := _whole(text, options)) is not None:
+    if len(text) <= _WHOLE and (whole := _whole(text, options)) is not None:
         return whole
     *stated, last = passages(text)
     for passage in stated:
         for read in (_exact, _leading, _by_text):
             if (found := read(passage, options)) is not None:
                 return found
-    first = _first(text, options)
+    first = _first(text[:_WHOLE], options)
     return first if first is not None or _ENUMERATOR.match(last) else _only(last, options)
 
 
 def letter_set(text: str, letters: str) -> frozenset[str]:
     """The letters that a response chooses where several may be right ("A, C"); empty if none."""
     *stated, last = passages(text)
-    for passage in (text, *stated):
+    for passage in (text[: _WHOLE + 1], *stated):
         plain = _LABEL.sub("", bare(passage))
         found = frozenset(_MARK.findall(plain.upper())) if _is_list(plain) else frozenset()
-        found = found or (_letters_of(plain, letters) if passage is not text else found)
+        found = found or (_letters_of(plain, letters) if passage in stated else found)
         if found & frozenset(letters):
             return found & frozenset(letters)
     return _letters_of(bare(last), letters)

@@ -100,6 +100,7 @@ def edit_distance(a: str, b: str) -> int:
     One column of the distance matrix is held as two integers, the places where it rises and where
     it falls (Hyyrö 2003, A bit-vector algorithm for computing Levenshtein and Damerau distances).
     """
+    a, b = sorted((a, b), key=len)
     if not a:
         return len(b)
     places: dict[str, int] = {}

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 
 from evals.grading.extract import boxed
 
-#: Characters of a response's end in which statements are looked for.
-_TAIL = 20_000
+#: Characters of a response's end in which statements are looked for, and of a passage; a response
+#: of nothing but statements must not take long.
+_TAIL, _PASSAGE = 20_000, 1000
+_STATEMENTS = 8
 
 _STATEMENT = re.compile(
     r"(?:(?:\banswers?|\b(?:correct|right|best|final|appropriate|chosen)\s+(?:\w+\s+)?"
@@ -47,11 +49,11 @@ def passages(text: str) -> Iterator[str]:
     answer is" from the last such words back, the last sentence."""
     box = boxed(text)
     if box is not None:
-        yield box
+        yield box[:_PASSAGE]
     tail = text[-_TAIL:]
-    for found in reversed(list(_STATEMENT.finditer(tail))):
-        yield first_sentence(tail[found.end() :])
-    yield last_sentence(tail)
+    for end in [found.end() for found in _STATEMENT.finditer(tail)][: -_STATEMENTS - 1 : -1]:
+        yield first_sentence(tail[end : end + _PASSAGE])
+    yield last_sentence(tail[-_PASSAGE:])
 
 
 def first_sentence(text: str) -> str:

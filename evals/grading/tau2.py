@@ -108,7 +108,7 @@ def _world(row: Row, solo: bool) -> Tau2Mock:
     db = pick(row, "db")
     if not isinstance(db, Mapping):
         raise ConfigError(f"task '{row.get('id')}': 'db' must be an object")
-    return Tau2Mock(db, str(row.get("policy", "")), row, row.get("user_db"), solo)
+    return Tau2Mock(db, str(row.get("policy", "")), row, solo)
 
 
 def _same_state(world: Tau2Mock, criteria: Mapping[str, Any], row: Row) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from evals.harness.sampler import AnswerSampler, Sampler
+from evals.harness.thinking import BudgetSampler
 from evals.harness.tools import DialogueSampler
 from evals.harness.vision import vision_sampler
 from reopold.config import ConfigError, EvaluationConfig
@@ -53,6 +54,8 @@ class Engines:
         engine = self._load(checkpoint, evaluation)
         if benchmark.environment:
             return DialogueSampler(engine, self._tokenizer, benchmark, settings, label)
+        if settings.thinking_tokens:
+            return BudgetSampler(engine, self._tokenizer, settings, label)
         return AnswerSampler(engine, self._tokenizer, settings.batch_size, label)
 
     def _load(self, checkpoint: Path, evaluation: Evaluation) -> Engine:

@@ -33,6 +33,7 @@ class Generation:
     """stop, length, or turns (a dialogue that used them up)."""
     tokens: int
     """Sampled by the model: observations of a dialogue are none."""
+    prompt_tokens: int
     seconds: float
     """Wall-clock from the start of its batch to its last token."""
     calls: int = 0

@@ -67,6 +67,7 @@ class AnswerSampler:
             ids=rollout.response_ids,
             finish_reason=rollout.finish_reason,
             tokens=len(rollout.response_ids),
+            prompt_tokens=len(rollout.prompt_ids),
             seconds=round(seconds, 4),
         )
 

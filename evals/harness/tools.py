@@ -86,6 +86,7 @@ class DialogueSampler:
             ids=dialogue.ids,
             finish_reason=dialogue.finish_reason,
             tokens=dialogue.tokens,
+            prompt_tokens=len(dialogue.prompt_ids),
             seconds=round(dialogue.seconds, 4),
             calls=dialogue.calls,
             failed_calls=dialogue.failed_calls,

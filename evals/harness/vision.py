@@ -155,6 +155,7 @@ class LocalVision:
             ids=ids,
             finish_reason="stop" if ended else "length",
             tokens=len(ids),
+            prompt_tokens=length,
             seconds=round(time.perf_counter() - started, 4),
         )
 
@@ -224,6 +225,7 @@ def _generation(answer: dict[str, Any], seconds: float) -> Generation:
         ids=[],
         finish_reason="stop" if choice["finish_reason"] == "stop" else "length",
         tokens=int(answer["usage"]["completion_tokens"]),
+        prompt_tokens=int(answer["usage"]["prompt_tokens"]),
         seconds=round(seconds, 4),
     )
 

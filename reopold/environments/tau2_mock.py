@@ -145,8 +145,8 @@ class Tau2Mock:
     Args:
         db: `{"tasks": {id: ...}, "users": {id: ...}}`; it is copied.
         policy: what the agent must keep to; for its prompt, nothing here enforces it.
-        task: a record of the domain's tasks.json; its `initial_state` is applied.
-        user_db: `{"notifications": {id: ...}}`.
+        task: a record of the domain's tasks.json; its `initial_state` is applied. A field `user_db`
+            beside the published ones is the user's database, `{"notifications": {id: ...}}`.
         solo: the agent works alone and may call the user's tools as well.
 
     Raises:
@@ -158,13 +158,12 @@ class Tau2Mock:
         db: Mapping[str, Any],
         policy: str,
         task: Mapping[str, Any],
-        user_db: Mapping[str, Any] | None = None,
         solo: bool = True,
     ) -> None:
         self.policy = policy
         self.solo = solo
         self._db: dict[str, Any] = deepcopy(dict(db))
-        self._user_db: dict[str, Any] = deepcopy(dict(user_db or {"notifications": {}}))
+        self._user_db: dict[str, Any] = deepcopy(dict(task.get("user_db") or {"notifications": {}}))
         try:
             self._begin(task.get("initial_state") or {})
         except (AttributeError, KeyError, TypeError, ToolError) as error:

@@ -41,9 +41,7 @@ def run(
     sampler = AnswerSampler(engine, engine.tokenizer, settings.batch_size)
     journal = Journal(folder, "this evaluation")
     try:
-        return run_benchmark(
-            MICRO, problems or problems_of(settings), settings, sampler, journal
-        )
+        return run_benchmark(MICRO, problems or problems_of(settings), settings, sampler, journal)
     finally:
         journal.close()
 
@@ -238,6 +236,8 @@ def test_a_thought_that_the_template_opens_is_part_of_the_response(scripted_engi
 
     kept: dict[SampleKey, Generation] = {}
     sampler = AnswerSampler(Engine(), Thinking(), 1)  # type: ignore[arg-type]
-    sampler.sample([Request(SampleKey("q", 0), problem("q"), 5)], SamplingParams(4), kept.__setitem__)
+    sampler.sample(
+        [Request(SampleKey("q", 0), problem("q"), 5)], SamplingParams(4), kept.__setitem__
+    )
     text = kept[SampleKey("q", 0)].text
     assert text == "<think>\nit is \\boxed{2}" and answer_text(text) is None

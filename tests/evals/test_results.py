@@ -38,6 +38,7 @@ def make(**changes: Any) -> Results:
         "checkpoint_digest": "d",
         "n": 2,
         "k": 1,
+        "parameters": 10,
         "metric": "avg@k",
         "scores": [
             Score(
@@ -58,7 +59,14 @@ def make(**changes: Any) -> Results:
         "no_answer_fraction": 0.0,
         "seconds": 1.0,
         "generation": GenerationSettings(
-            engine="hf", temperature=1.0, top_p=1.0, max_new_tokens=4, max_turns=1, seed=0
+            engine="hf",
+            temperature=1.0,
+            top_p=1.0,
+            max_new_tokens=4,
+            max_turns=1,
+            thinking_tokens=0,
+            ignore_end=0,
+            seed=0,
         ),
         "dataset": DatasetIdentity(path="test.jsonl", revision=None, digest="e", limit=0),
         "versions": {"python": "3"},
@@ -72,6 +80,7 @@ def row(question: str, sample: int, extracted: str | None = None) -> SampleRow:
         sample=sample,
         prompt="1+1=",
         images=[],
+        cluster=question,
         response="#2",
         response_ids=[4, 5],
         extracted=extracted,
@@ -81,6 +90,7 @@ def row(question: str, sample: int, extracted: str | None = None) -> SampleRow:
         status="no_answer",
         finish_reason="length",
         tokens=3,
+        prompt_tokens=2,
         seconds=0.1,
         calls=0,
         failed_calls=0,

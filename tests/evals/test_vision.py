@@ -163,7 +163,7 @@ class Server(BaseHTTPRequestHandler):
         if body["seed"] == 9:
             message = {"content": None, "reasoning_content": "hm"}
         choice = {"message": message, "finish_reason": "length" if body["seed"] == 9 else "stop"}
-        self._answer({"choices": [choice], "usage": {"completion_tokens": 3}})
+        self._answer({"choices": [choice], "usage": {"completion_tokens": 3, "prompt_tokens": 7}})
 
     def _answer(self, answer: dict[str, Any]) -> None:
         self.send_response(200)

@@ -27,7 +27,7 @@ USER_DB = {"notifications": {"n1": {"notification_id": "n1", "message": "Hello."
 
 
 def world(task: dict[str, Any] | None = None, solo: bool = True) -> Tau2Mock:
-    return Tau2Mock(DB, "Be kind.", task or {"id": "t"}, USER_DB, solo)
+    return Tau2Mock(DB, "Be kind.", {**(task or {"id": "t"}), "user_db": USER_DB}, solo)
 
 
 def block(name: str, **arguments: Any) -> str:
@@ -230,7 +230,7 @@ def test_assertions(function: str, arguments: dict[str, Any], met: bool) -> None
 )  # fmt: skip
 def test_malformed_worlds_are_named(db: Any, task: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="task 't': database or initial_state"):
-        Tau2Mock(db, "", task, USER_DB)
+        Tau2Mock(db, "", task)
 
 
 def test_schemas_agree_with_the_tools() -> None:

@@ -126,6 +126,7 @@ class SyntheticRun:
             "schema": 2,
             "benchmark": benchmark,
             "grader": {"name": "final_answer", "rule": "sound", "version": 1},
+            "parameters": 1000,
             "metric": "avg@k",
             "statuses": {"ok": 2000},
             "tokens": 20000,
@@ -146,6 +147,8 @@ class SyntheticRun:
                 "top_p": 1.0,
                 "max_new_tokens": 48,
                 "max_turns": 1,
+                "thinking_tokens": 0,
+                "ignore_end": 0,
                 "seed": 1234,
             },
             "dataset": {

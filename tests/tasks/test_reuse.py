@@ -52,6 +52,7 @@ def results(run: RunDir, **change: object) -> None:
         "checkpoint_digest": "d6",
         "n": 20,
         "k": 2,
+        "parameters": 10,
         "metric": "avg@k",
         "scores": [],
         "statuses": {},
@@ -109,8 +110,14 @@ def test_results_of_today_are_kept(finished: RunDir) -> None:
         {"k": 4},
         {
             "generation": {
-                **{"engine": "hf", "temperature": 0.5, "top_p": 1.0},
-                **{"max_new_tokens": 12, "max_turns": 1, "seed": 1234},
+                "engine": "hf",
+                "temperature": 0.5,
+                "top_p": 1.0,
+                "max_new_tokens": 12,
+                "max_turns": 1,
+                "seed": 1234,
+                "thinking_tokens": 0,
+                "ignore_end": 0,
             }
         },
     ],

@@ -191,7 +191,8 @@ def test_names(kind: str, name: str, called: bool, right: bool) -> None:
 
 
 def test_a_parameter_must_be_the_functions_and_the_answers() -> None:
-    for answer in ({"a": [1], "b": [2, ""]}, {"a": [1]}):
+    answers: list[dict[str, list[Any]]] = [{"a": [1], "b": [2, ""]}, {"a": [1]}]
+    for answer in answers:
         task = Task(FUNCTIONS, [{"f": answer}], "python", "simple")
         assert check(task, [Call("f", {"a": 1})], called=False, official=True)
         assert not check(task, [Call("f", {"a": 1, "b": 2})], called=False, official=True)

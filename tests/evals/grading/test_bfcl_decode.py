@@ -185,6 +185,7 @@ def test_tagged_calls(text: str, sound: Read, official: Read) -> None:
         ("[a.B.c(x=1, y=\"s\", z='t')]", [("a.B.c", {"x": "1", "y": "s", "z": "t"})]),
         ("f(x=5L, y=-2.5f, z=true)", [("f", {"x": "5L", "y": "-2.5f", "z": "true"})]),
         ("f(x=new int[]{1, 2})", [("f", {"x": "new int[]{1,2}"})]),
+        ('f(x=new String[]{"a", "b"})', [("f", {"x": 'new String[]{"a","b"}'})]),
         ('f(x=new ArrayList<String>(Arrays.asList("a", "b")))',
          [("f", {"x": 'new ArrayList<String>(Arrays.asList("a", "b"))'})]),
         ("f(x=new M<A, B>() {{ put(1, 2); }})", [("f", {"x": "new M<A,B>()"})]),

@@ -68,6 +68,7 @@ def test_java(text: str, kind: str, nested: str | None, value: Any) -> None:
         ('{"a": 1, b: "x, y", \'c\': [1, 2], d: true}', "dict", None,
          {"a": 1, "b": "x, y", "c": [1, 2], "d": True}),
         ('{"u": "http://x", "v": 1}', "dict", None, {"u": "http://x", "v": 1}),
+        ("{a: 1,:2}", "dict", None, {"a": "1,:2"}),
         ("{a: {b: 1}}", "dict", None, {"a": "{b: 1"}),
         ("{\n a: 1}", "dict", None, "{\n a: 1}"),
     ],
@@ -93,7 +94,8 @@ def test_nothing_raises(pieces: list[str], nested: str | None) -> None:
     "text",
     ["[[]" + ",[]" * 600 + "x", "{" + "a:1," * 400, "[" * 1999, 'put("",' * 280,
      "new HashMap<>() {{ " + 'put("",' * 270, "new HashMap<>() {" + " " * 1900,
-     "new ArrayList<>() {{ " + " " * 1900, "[[]" + ",[]" * 99999 + "x"],
+     "new ArrayList<>() {{ " + " " * 1900, "[[]" + ",[]" * 99999 + "x",
+     "new HashMap<>() {{ " + 'put("",' * 3000 + "}", "{" + "a:1," * 99999 + "}"],
 )  # fmt: skip
 def test_time_is_bounded(text: str) -> None:
     begun = time.perf_counter()

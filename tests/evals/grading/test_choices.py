@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,6 +169,19 @@ def test_listed_options() -> None:
 )
 def test_stated_numbers(text: str, number: str | None) -> None:
     assert stated_number(text) == number
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["the answer is ", "answer: ", "A, ", "(A) ", "I choose ", "5 cm ", r"\boxed{", "1,", "A."],
+)
+def test_long_responses_end_soon(piece: str) -> None:
+    start = time.monotonic()
+    text = piece * 10_000
+    chosen_letter(text, CM)
+    letter_set(text, "ABCD")
+    stated_number(text)
+    assert time.monotonic() - start < 5
 
 
 @given(st.text(max_size=80))

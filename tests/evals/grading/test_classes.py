@@ -62,4 +62,4 @@ def test_verdicts_within_a_class_agree(answers: list[str], gold: str) -> None:
         right = grade_maths(f"\\boxed{{{answer}}}", {"answer": gold}, Context()).correct
         verdicts.setdefault(number, set()).add(right)
     assert all(len(found) == 1 for found in verdicts.values())
-    assert [number for number in dict.fromkeys(classes)] == list(range(len(verdicts)))
+    assert list(dict.fromkeys(classes)) == list(range(len(verdicts)))

@@ -69,6 +69,23 @@ class TestReruns:
         assert beside == {name: [name] for name in names if name.startswith("slow")}
         assert (code_runs._floor.running, code_runs._floor.claims) == (0, 0)
 
+    @pytest.mark.parametrize("first", ["alone", "shared"])
+    def test_who_runs_alone_lets_nobody_in_and_waits_for_all(self, first: str) -> None:
+        floor = code_runs._Floor()
+        second = floor.shared if first == "alone" else floor.alone
+        entered = threading.Event()
+
+        def enter() -> None:
+            with second():
+                entered.set()
+
+        with getattr(floor, first)():
+            thread = threading.Thread(target=enter)
+            thread.start()
+            assert not entered.wait(0.05)
+        thread.join(10)
+        assert entered.is_set()
+
     def test_the_official_run_is_repeated_as_a_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
         results = [[["output", "2"], ["timeout"]], [["output", "2"], ["output", "10"]]]
         calls: list[int] = []

@@ -14,92 +14,12 @@ from hypothesis import strategies as st
 
 from evals.grading import equality, qwen, workers
 from evals.grading.equality import equal
-from evals.grading.extract import boxed, closing_words, final_answer, stated
 from evals.grading.maths import grade_gsm8k, grade_integer, grade_maths, gsm8k_gold, maths_gold
 from evals.grading.verdict import NO_ANSWER, Context
 from evals.grading.workers import call_in_workers, grade_in_workers
 from reopold.config import ConfigError
 
 SOUND, OFFICIAL, PERCENT = Context("sound"), Context("official"), Context("percent")
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (r"\boxed{1} then \boxed{2}.", "2"),
-        (r"so $\boxed{\frac{1}{\sqrt{2}}}$", r"\frac{1}{\sqrt{2}}"),
-        (r"\boxed{\{1,2\}}", r"\{1,2\}"),  # an escaped brace closes nothing
-        (r"\boxed{\begin{pmatrix}1\\2\\\end{pmatrix}}", r"\begin{pmatrix}1\\2\\\end{pmatrix}"),
-        (r"\boxed{\boxed{3}}", "3"),
-        (r"\fbox{7}", "7"),
-        (r"\boxed {8}", "8"),
-        (r"\boxed 25", "25"),
-        (r"$x=\boxed{1}$ and $x=\boxed{-2}$", "-2"),
-        (r"$\boxed{1}$ and $\boxed{-2}$", "1, -2"),
-        (r"\boxed{1}, \boxed{2}, or \boxed{3}", "1, 2, 3"),
-        (r"$\boxed{4}$, $\boxed{4}$", "4"),
-        (r"\boxed{5} is right. I checked it: \boxed{6", "5"),  # cut off within a box
-        (r"\boxed{6", None),
-        ("no box", None),
-        ("{" * 1000 + r"\boxed{9}", "9"),
-    ],
-)
-def test_boxes(text: str, answer: str | None) -> None:
-    assert boxed(text) == answer
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("The answer is 5.", "5"),
-        ("The final answer is $\\frac{1}{2}$. I hope it is correct.", "\\frac{1}{2}"),
-        ("**Answer:** 3.5\nDone.", "3.5"),
-        ("The answer is:\n\\[\n12\n\\]", "\n12\n"),
-        ("The answer is $1$ and $2$ because $x>0$", "1, 2"),
-        ("The answer to the problem is 7", "7"),
-        ("the answer is 50\\%.", "50\\%"),
-        ("The answer is $50$%.", "50\\%"),
-        ("First the answer is 3. No, the answer is 4.", "4"),
-        ("I have no idea: 3, 4, 5", None),
-    ],
-)
-def test_statements(text: str, answer: str | None) -> None:
-    assert stated(text) == answer
-
-
-TOOL = "Let me compute.\n```python\nprint(6*7)\n```\n```output\n42\n```\n"
-
-
-@pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        ("The answer is 3, so \\boxed{4}. Wait, the answer is 5.", "4"),  # a box outranks words
-        ("We get 3 + 4 = 7 and then 12", "We get 3 + 4 = 7 and then 12"),  # short: as it stands
-        ("We add.\nWe get 3 + 4 = 7 and then 12.", None),  # no stray last number
-        ("We add.\nSo:\n**12**", "12"),
-        ("We add.\n$$\\frac{1}{2}$$", "$$\\frac{1}{2}$$"),
-        ("We add.\n$x = 12$", None),  # one equation among others
-        ("\\frac{3}{4}", "\\frac{3}{4}"),
-        (TOOL, None),  # what a tool printed is no answer
-        (TOOL + "So \\boxed{42}.", "42"),
-        ("\\boxed{41}\n" + TOOL + "The answer is 42.", "42"),
-        ("So \\boxed{42}. Check:\n" + TOOL, "42"),
-        ("<code>print('\\\\boxed{1}')</code><interpreter>\\boxed{2}</interpreter>", None),
-        ("<llm-code-output>\\boxed{2}</llm-code-output>It is \\boxed{3}", "3"),
-        ("```output\n\\boxed{2}", None),
-        ("", None),
-        ("\\boxed{}", None),
-        ("\\boxed{" + "9" * 1001 + "}", None),  # longer than any answer
-    ],
-)
-def test_final_answers(response: str, answer: str | None) -> None:
-    found = final_answer(response)
-    assert found == answer or (found or "").strip() == answer
-
-
-def test_closing_words_leave_out_code() -> None:
-    assert closing_words(TOOL + "Done.").strip() == "Done."
-    assert closing_words("plain") == "plain"
 
 
 EQUAL = [
@@ -113,7 +33,8 @@ EQUAL = [
     ("2x", "f(x)=2x"), (r"\sqrt{2}", "1.41421"), (r"-\frac34", r"\frac{-3}{4}"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{bmatrix}1\\2\end{bmatrix}"),
     ("6+9i", "9i+6"), ("[2,5)", r"\left[2,5\right)"), (r"x \in [-2,7]", "[-2,7]"),
-    ("6.6e-34", r"6.6 \times 10^{-34}"), (r"\frac{1}{3}", "0.3333"), ("43/48", "0.8958333333333334"),
+    ("6.6e-34", r"6.6 \times 10^{-34}"), (r"\frac{1}{3}", "0.3333"),
+    ("43/48", "0.8958333333333334"),
     (r"10\%", "10"), (r"10\%", "0.1"), ("10", r"10\%"), ("0.1", r"10\%"), (r"\frac12", r"50\%"),
     (r"\pi(R^2-r^2)", r"\pi(R-r)(R+r)"), (r"1-1/e", r"1-\frac{1}{\mathrm{e}}"),
     (r"\frac13 E_{1}+\frac23 E_{2}", r"\frac{E_1+2E_2}{3}"), ("x^2+y^2=1", "y^2+x^2-1=0"),
@@ -121,7 +42,7 @@ EQUAL = [
 ]  # fmt: skip
 DIFFERENT = [
     (r"1-1/\mathrm{e}", r"1+1/\mathrm{e}"),  # math-verify's known false positive
-    ("6.6e-34", "1e-30"),  # equal to six places after the point
+    ("6.6e-34", "1e-30"), ("10^{-30}", "0." + "0" * 19 + "1"),  # equal to six decimal places
     (r"\frac{1}{3}", "0.33"), (r"\frac{1}{3}", "0.3334"), ("(1,2)", "(2,1)"), ("100", "100.4"),
     ("100000", "100001"), ("18.90", "18.91"), ("1234.56", "1234.57"), ("4210_5", "4210_7"),
     ("[2,5)", "(2,5)"), ("p-q", "q-p"), (r"\text{even}", "odd"), ("5", "-5"), ("n^2", "n^3"),
@@ -149,7 +70,8 @@ def test_different_answers(gold: str, answer: str) -> None:
         ("27", r"\boxed{27.0}", True), ("142.0", "The answer is 142.", True),
         ("1234", r"\boxed{1,234}", True), ("25", r"\boxed{m+n=25}", True),
         ("25", r"$\boxed{\text{m+n=25}}$", True), ("336", r"\boxed{336^\circ}", True),
-        ("27", r"\boxed{\frac{54}{2}}", True), ("27", r"\boxed{3^3}", True), ("0", r"\boxed{0}", True),
+        ("27", r"\boxed{\frac{54}{2}}", True), ("27", r"\boxed{3^3}", True),
+        ("0", r"\boxed{0}", True),
         ("25", r"\boxed{26}", False), ("25", r"\boxed{250}", False), ("27", r"\boxed{27.5}", False),
         ("25", "We try.\nPerhaps it is 25", False),
     ],
@@ -214,9 +136,11 @@ def test_minerva_keeps_units_under_the_harness_rule() -> None:
     ("text", "normal"),
     [
         (r"\dfrac{1}{2}", r"\frac{1}{2}"), (r"\frac12", r"\frac{1}{2}"), ("1/2", r"\frac{1}{2}"),
-        ("x=5", "5"), ("ab=5", "5"), ("abc=5", "abc=5"), ("3.0", "3"), ("3.00x", "3x"), (".5", "0.5"),
+        ("x=5", "5"), ("ab=5", "5"), ("abc=5", "abc=5"),
+        ("3.0", "3"), ("3.00x", "3x"), (".5", "0.5"),
         (r"\$5", "5"), (r"50\%", "50"), (r"5\text{ cm}", "5"), ("5 cm", "5"), ("twenty-one", "21"),
-        (r"\sqrt3", r"\sqrt{3}"), (r"(-\infty,\infty)", r"\mathbb{R}"), ("j", "i"), ("two hundred", "200"),
+        (r"\sqrt3", r"\sqrt{3}"), (r"(-\infty,\infty)", r"\mathbb{R}"),
+        ("j", "i"), ("two hundred", "200"),
         (r"\left( 3, 4 \right)", "(3,4)"), (r"90^\circ", "90"), ("infinity", r"\infty"),
     ],
 )  # fmt: skip
@@ -349,7 +273,8 @@ WAYS = {
     "braces": lambda gold: f"{{{gold}}}",
 }
 FRAMES = [
-    "So $\\boxed{%s}$.", "\\boxed{%s}", "The answer is $%s$.", "Text.\n\\[\\boxed{ %s }\\]\n", "**Answer:** $%s$",
+    "So $\\boxed{%s}$.", "\\boxed{%s}", "The answer is $%s$.",
+    "Text.\n\\[\\boxed{ %s }\\]\n", "**Answer:** $%s$",
 ]  # fmt: skip
 
 
@@ -406,7 +331,8 @@ HOSTILE = [
     "__import__('os').system('touch never')", "\u202e\u0661\u0662\u200b", "\x00\x01",
 ]  # fmt: skip
 MORE_HOSTILE = [
-    "9^{9^{9^{9}}}", "10^{10^{10^{10}}}", "(10^9)!", "\\" * 500, "100000000!!", "7^{10^9} \\mod 13", "9" * 999, "1e9999",
+    "9^{9^{9^{9}}}", "10^{10^{10^{10}}}", "(10^9)!", "\\" * 500, "100000000!!",
+    "7^{10^9} \\mod 13", "9" * 999, "1e9999",
     "\\sqrt{" * 150 + "2" + "}" * 150, "\\sum_{k=1}^{10^9} \\frac{1}{k^k}", "\\int_0^1 x^x dx",
     "x^{" * 200, "eval(exec('1'))", "\\input{/etc/passwd}", "💥" * 300, "२७", "∞-∞", "$" * 500,
     "%" * 500, "\\frac{1}{0}", "\\text{" * 200, "\\begin{pmatrix}" * 60, "x=" * 400, "1," * 450,
@@ -414,8 +340,11 @@ MORE_HOSTILE = [
 
 
 def check_hostile(answers: list[str]) -> None:
-    work = [(f"\\boxed{{{text}}}", {"answer": gold}, context)
-            for text in answers for gold, context in (("x^2+1", SOUND), ("3", OFFICIAL))]  # fmt: skip
+    work = [
+        (f"\\boxed{{{text}}}", {"answer": gold}, context)
+        for text in answers
+        for gold, context in (("x^2+1", SOUND), ("3", OFFICIAL))
+    ]
     verdicts = grade_in_workers("evals.grading.maths:grade_maths", work)
     assert len(verdicts) == len(work)
     assert not any(verdict.correct for verdict in verdicts)
@@ -423,7 +352,7 @@ def check_hostile(answers: list[str]) -> None:
 
 
 def test_hostile_answers_end_with_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "CPU_SECONDS", 1.0)
+    monkeypatch.setattr(workers, "CPU_SECONDS", 0.5)
     check_hostile(HOSTILE)
 
 
@@ -435,8 +364,9 @@ def test_more_hostile_answers_end_with_a_status(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     "response",
-    ["\\boxed{" + "{" * 3_000_000, "\\boxed{" * 300_000, "\\boxed{1}" * 100_000, "answer is " * 200_000,
-     "```output\n" * 100_000, "$" * 1_000_000, "1" * 1_000_000, "#### " * 200_000, "<code>" * 200_000],
+    ["\\boxed{" + "{" * 3_000_000, "\\boxed{" * 300_000, "\\boxed{1}" * 30_000,
+     "answer is " * 200_000, "```output\n" * 100_000, "$" * 1_000_000, "1" * 1_000_000,
+     "#### " * 200_000, "<code>" * 200_000],
     ids=["braces", "open", "many", "statements", "outputs", "dollars", "digits", "hashes", "code"],
 )  # fmt: skip
 def test_megabytes_are_read_in_linear_time(response: str) -> None:

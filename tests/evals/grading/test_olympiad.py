@@ -1,4 +1,4 @@
-"""OlympiadBench: the sound rule and the authors' judge, by cases for each rule and on every gold."""
+"""OlympiadBench: the sound rule and the authors' judge, by cases and on every gold."""
 
 from __future__ import annotations
 

@@ -27,8 +27,10 @@ def die_once(marker: str) -> str:
     os._exit(3)
 
 
-def refuse() -> None:
-    raise ConfigError("a record has no field 'answer'")
+def refuse_negative(number: int) -> int:
+    if number < 0:
+        raise ConfigError("a record has no field 'answer'")
+    return number
 
 
 def grade_length(response: str, row: dict[str, int], context: Context) -> Verdict:
@@ -124,8 +126,9 @@ def test_a_call_whose_worker_died_is_tried_once_more(tmp_path: Path) -> None:
 def test_an_exception_is_a_runtime_error_but_a_bad_record_is_the_callers() -> None:
     assert call("operator:truediv", 1, 0) == Result("runtime_error")
     with pytest.raises(ConfigError, match="no field 'answer'"):
-        call(f"{__name__}:refuse")
-    assert call("operator:truediv", 1, 2) == Result("ok", 0.5)  # no stale result is read
+        call_in_workers(f"{__name__}:refuse_negative", [(-1,), *((n,) for n in range(9))])
+    for _ in range(4):  # no stale result is read
+        assert call("operator:truediv", 1, 2) == Result("ok", 0.5)
 
 
 @pytest.mark.parametrize("function", ["operator:nothing", "no_such_module:f"])
@@ -156,11 +159,11 @@ def test_a_worker_that_was_killed_while_idle_is_replaced() -> None:
 PARENT = """
 import threading, time
 from evals.grading import workers
+workers.call_in_workers("os:getpid", [()] * 2)  # they run before they are left
 threading.Thread(
     target=workers.call_in_workers, args=("time:sleep", [(600,)] * 2), daemon=True
 ).start()
-while not workers._WORKERS:
-    time.sleep(0.01)
+time.sleep(0.5)
 print(*[worker.process.pid for worker in workers._WORKERS], flush=True)
 time.sleep(600)
 """
