@@ -4,7 +4,6 @@ It needs no privilege. It also takes ptrace and /proc/PID of processes outside a
 """
 
 # Every program waits for these imports; pathlib would take longer than all others together.
-# ruff: noqa: PTH110, PTH112
 from __future__ import annotations
 
 import ctypes

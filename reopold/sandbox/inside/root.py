@@ -2,7 +2,6 @@
 writable folder in memory. Nothing else of the machine is there to be read."""
 
 # Every program waits for these imports; pathlib would take longer than all others together.
-# ruff: noqa: PTH102, PTH103, PTH106, PTH110, PTH112, PTH114, PTH115, PTH120, PTH211
 from __future__ import annotations
 
 import os

@@ -7,7 +7,6 @@ the program come to it (PR_SET_CHILD_SUBREAPER) and are ended one by one.
 """
 
 # Every program waits for these imports; pathlib would take longer than all others together.
-# ruff: noqa: PTH101, PTH116
 from __future__ import annotations
 
 import contextlib
