@@ -119,9 +119,11 @@ def show_benchmarks(entries: Sequence[Entry]) -> None:
     for column in ("benchmark", "family", "items", "metric", "rules", "data"):
         table.add_column(column, overflow="fold")
     for entry in entries:
-        items = " or ".join(map(str, entry.items)) or "any"
+        items = str(entry.items[0]) if entry.items else "any"
+        items += " or a known part" if len(entry.items) > 1 else ""
+        metric = entry.metric.replace("@k", f"@{entry.samples}")
         rules = ", ".join(entry.rules)
-        table.add_row(entry.name, entry.family, items, entry.metric, rules, escape(entry.found))
+        table.add_row(entry.name, entry.family, items, metric, rules, escape(entry.found))
     Console().print(table)
 
 

@@ -16,10 +16,10 @@ from functools import lru_cache
 from itertools import accumulate, count
 from typing import Any
 
-from latex2sympy2_extended import NormalizationConfig, normalize_latex  # type: ignore[import-untyped]
-from math_verify import verify  # type: ignore[import-untyped]
-from math_verify.grader import should_treat_as_complex  # type: ignore[import-untyped]
-from sympy import Expr, Float, Rational, Symbol  # type: ignore[import-untyped]
+from latex2sympy2_extended import NormalizationConfig, normalize_latex
+from math_verify import verify
+from math_verify.grader import should_treat_as_complex
+from sympy import Expr, Float, Rational, Symbol
 
 from evals.grading.extract import MAX_ANSWER
 from evals.grading.latex import parse_latex

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from latex2sympy2_extended.latex2sympy2 import (  # type: ignore[import-untyped]
+from latex2sympy2_extended.latex2sympy2 import (
     ConversionConfig,
     latex2sympy,
 )

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from sympy import Expr, Pow, Symbol, simplify  # type: ignore[import-untyped]
-from sympy.core.relational import Relational  # type: ignore[import-untyped]
+from sympy import Expr, Pow, Symbol, simplify
+from sympy.core.relational import Relational
 
 from evals.benchmarks.base import Row, pick
 from evals.grading.equality import clean, equal, number, unbraced
@@ -34,8 +34,7 @@ def grade_olympiad(response: str, row: Row, context: Context) -> Verdict:
 
     sound: the clearly stated answer (:func:`evals.grading.extract.final_answer`), part by part:
     several answers in any order, each gold with one of its own; \pm is two; ends of intervals
-    count; numbers within the row's `error` if it has one; the row's unit may be left out, another
-    unit is wrong.
+    count; numbers within the row's `error` if it has one; units are decoration.
     official: the judge of the authors (OpenBMB/OlympiadBench, eval/auto_scoring_judge.py and
     inference/judge.py): all boxes of what follows "So the final answer is", else of the whole
     response, joined; pairing in order of appearance; 1e-8 or the row's `error`; x/100 and 100x

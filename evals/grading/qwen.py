@@ -15,7 +15,7 @@ from collections.abc import Callable
 from math import isclose
 from typing import Any
 
-from sympy import MatrixBase, N, simplify  # type: ignore[import-untyped]
+from sympy import MatrixBase, N, simplify
 
 from evals.grading.extract import MAX_ANSWER
 from evals.grading.latex import parse_latex

@@ -41,7 +41,7 @@ class Generation:
     failed_calls: int = 0
     """Those that were the model's mistake."""
     answer: str | None = None
-    """What is graded of a dialogue, the model's last message; None: the whole text."""
+    """What is graded of a dialogue (its last message, or a transcript); None: the text."""
     broken: bool = False
     """The tool itself broke: the sample says nothing about the model."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,8 +27,8 @@ class Tool:
 
     style: Literal["fenced", "tool_call"]
     make: Callable[[Problem, EvaluationConfig], Environment]
-    whole: bool = False
-    """Whether the whole dialogue is graded, not only the model's last message."""
+    answer: Callable[[Dialogue], str]
+    """What is graded."""
 
 
 def _python(problem: Problem, settings: EvaluationConfig) -> Environment:
@@ -38,7 +39,22 @@ def _tau2(problem: Problem, settings: EvaluationConfig) -> Environment:
     return Tau2Mock(problem.row["db"], problem.row["policy"], problem.row)
 
 
-TOOLS = {"python": Tool("fenced", _python), "tau2_mock": Tool("tool_call", _tau2, whole=True)}
+def _last_message(dialogue: Dialogue) -> str:
+    """What a tool printed is no answer."""
+    return dialogue.answer
+
+
+def _transcript(dialogue: Dialogue) -> str:
+    """The model's messages as tau2's grader reads them; one that was cut off earns nothing."""
+    messages = [{"role": "assistant", "content": turn.text} for turn in dialogue.turns]
+    ended = "agent_stop" if dialogue.finish_reason == "stop" else "max_steps"
+    return json.dumps({"messages": messages, "termination_reason": ended})
+
+
+TOOLS = {
+    "python": Tool("fenced", _python, _last_message),
+    "tau2_mock": Tool("tool_call", _tau2, _transcript),
+}
 
 
 @dataclass
@@ -79,10 +95,10 @@ class DialogueSampler:
 
     def _generation(self, dialogue: Dialogue, tool: Tool) -> Generation:
         opened = opened_thought(self.tokenizer, dialogue.prompt_ids)
-        first = opened if len(dialogue.turns) == 1 else ""
+        first = opened if len(dialogue.turns) == 1 and tool.style == "fenced" else ""
         return Generation(
             text=opened + dialogue.text,
-            answer=None if tool.whole else first + dialogue.answer,
+            answer=first + tool.answer(dialogue),
             ids=dialogue.ids,
             finish_reason=dialogue.finish_reason,
             tokens=dialogue.tokens,

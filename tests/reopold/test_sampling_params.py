@@ -193,10 +193,16 @@ def test_first_tokens_that_may_not_end_a_response(engine: HFEngine) -> None:
     assert any(len(r.response_ids) == 5 for r in held)  # the ban is over after four
 
 
-def test_a_limit_cuts_a_request_and_changes_nothing_else(engine: HFEngine) -> None:
-    plain, limits = sample(engine), [1, 16, 5, 9, 2]
-    for i, after in enumerate(sample(engine, limits=limits)):
-        before, limit = plain[i], limits[i // 6]
+@pytest.mark.parametrize(
+    ("limits", "n"),
+    [([1, 16, 5, 9, 2], 6), ([16, 16, 3, 16, 16], 1)],  # alone at its end, a row stays in the batch
+)
+def test_a_limit_cuts_a_request_and_changes_nothing_else(
+    engine: HFEngine, limits: list[int], n: int
+) -> None:
+    plain = sample(engine, n)
+    for i, after in enumerate(sample(engine, n, limits)):
+        before, limit = plain[i], limits[i // n]
         assert after.response_ids == before.response_ids[:limit]
         whole = len(before.response_ids) <= limit and before.finish_reason == "stop"
         assert after.finish_reason == ("stop" if whole else "length")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reopold.config import ConfigError
@@ -260,6 +260,7 @@ JSON = st.recursive(
 NAMES = st.sampled_from([t["function"]["name"] for t in [*AGENT_TOOLS, *USER_TOOLS]])
 
 
+@settings(deadline=None)
 @given(st.lists(JSON | st.fixed_dictionaries({"name": NAMES, "arguments": JSON}), max_size=4))
 def test_hostile_calls_never_raise(calls: list[Any]) -> None:
     env = world()
@@ -268,6 +269,7 @@ def test_hostile_calls_never_raise(calls: list[Any]) -> None:
     assert json.loads(env.agent_state)["users"].keys() == {"ann"}
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='<>/tool_calthink{}[]":nameg, \n\ud800\x00', max_size=80))
 def test_hostile_text_never_raises(text: str) -> None:
     assert world().act("<tool_call>" + text).calls >= 0

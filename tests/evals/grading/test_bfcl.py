@@ -191,6 +191,7 @@ def test_relevance(rows: list[Row], rule: Rule) -> None:
         assert right(call, row, rule) == wants_call
         assert right(none, row, rule) == right("[]", row, rule) == (not wants_call)
         assert grade_bfcl(none, row, Context(rule)).extracted is None
+        assert grade_bfcl("[]", row, Context(rule)).extracted is None
     assert seen == {True, False}
 
 

@@ -91,6 +91,7 @@ def test_arithmetic_is_bounded_and_made_of_literals(part: str) -> None:
     assert calls(f"f(a={part})") is None
 
 
+@settings(deadline=None)
 @given(
     left=st.integers(-99, 99) | st.floats(-99, 99, allow_nan=False),
     right=st.integers(1, 9),
@@ -132,7 +133,7 @@ def keyword(word: str) -> bool:
 ARGUMENTS = st.dictionaries(st.sampled_from("abcd"), LITERALS, max_size=3)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(NAMES, ARGUMENTS), max_size=3))
 def test_what_is_written_is_read(wanted: list[tuple[str, dict[str, Any]]]) -> None:
     items = [f"{n}({', '.join(f'{k}={v!r}' for k, v in a.items())})" for n, a in wanted]
@@ -226,6 +227,7 @@ def test_javascript(text: str, expected: Read) -> None:
     assert calls(text, "javascript") == expected
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="fg(){}[]=,'\"`<>\n.:-+*1ax\x00\ud800é ", max_size=60))
 def test_nothing_raises(text: str) -> None:
     for language in ("python", "java", "javascript"):

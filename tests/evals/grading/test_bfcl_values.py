@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.grading.bfcl_values import JAVA_TYPES, JAVASCRIPT_TYPES, java_value, javascript_value
@@ -82,6 +82,7 @@ PIECES = ["[", "]", "{", "}", "(", ")", ",", ":", '"', "new Array(", "new HashMa
           'put("', '",', "new ArrayList<>(Arrays.asList(", "add(", " ", "\n", "1", "x"]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=30), st.sampled_from([None, "String", "any"]))
 def test_nothing_raises(pieces: list[str], nested: str | None) -> None:
     for kind in JAVA_TYPES:
