@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from evals.benchmarks.catalogue import Entry
 from rich import box
 from rich.console import Console
 from rich.live import Live
@@ -17,6 +16,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from evals.benchmarks.catalogue import Entry
 from reopold.preflight import Check
 from tasks.findings import Finding
 from tasks.progress import Progress, Silent, use_display

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from reopold.config import TeacherConfig
-from reopold.engines.endpoint import COMPLETIONS, Endpoints, Unanswered, served_name
+from reopold.engines.endpoint import COMPLETIONS, Endpoints, served_name
 from reopold.engines.prompt_scores import Row, collect, parse_row
 from reopold.engines.servers import Server, start_servers, stop_servers
 from reopold.rewards import MissingScore
