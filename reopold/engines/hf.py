@@ -131,7 +131,7 @@ class HFEngine:
                 logprobs_RT[rows_K, :length].tolist(),
                 strict=True,
             ):
-                end, reason = _end(ids, stops, rows[row].limit)
+                end, reason = response_end(ids, stops, rows[row].limit)
                 finish(
                     rows[row].place,
                     Rollout(
@@ -198,7 +198,9 @@ class _Row:
     """Most new tokens."""
 
 
-def _end(ids: Sequence[int], stops: Collection[int], limit: int) -> tuple[int, FinishReason]:
+def response_end(
+    ids: Sequence[int], stops: Collection[int], limit: int
+) -> tuple[int, FinishReason]:
     """Length of a response within what was sampled for its row, and why it ended there."""
     for place, token in enumerate(ids[:limit]):
         if token in stops:

@@ -7,7 +7,6 @@ and ratios are printed, and kept as JSON in .reopold/benchmarks.json. Never part
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -26,10 +25,9 @@ from reopold.config import (
     TrainConfig,
 )
 from reopold.micro.build import build_suite
-from reopold.provenance import git_commit, hardware, versions
 from reopold.run_dir import RunDir
 from reopold.trainer import Trainer
-from tasks.home import home
+from tests.benchmarks.record import keep
 
 
 def main() -> int:
@@ -47,21 +45,7 @@ def main() -> int:
             "checkpoint": checkpoints(Path(folder), options.repetitions),
             "startup": startup(options.repetitions),
         }
-    record = {
-        "commit": git_commit(),
-        "versions": versions(),
-        "hardware": hardware("cpu"),
-        "repetitions": options.repetitions,
-        **found,
-    }
-    out = home() / "benchmarks.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    for name, rows in found.items():
-        print(f"\n{name}")
-        for key, value in rows.items():
-            print(f"  {key:44} {value:10.3f}")
-    print(f"\nkept in {out}")
+    keep("benchmarks", found, options.repetitions)
     return 0
 
 

@@ -7,7 +7,6 @@ sampling of the same responses. Medians, kept as JSON in .reopold/benchmarks-eva
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import tempfile
@@ -27,10 +26,9 @@ from reopold.config import EvaluationConfig, MicroConfig
 from reopold.data.tokenizers import render
 from reopold.engines.hf import HFEngine
 from reopold.micro.build import build_suite
-from reopold.provenance import git_commit, hardware, versions
 from reopold.rollouts import SamplingParams
 from reopold.sandbox import run_program
-from tasks.home import home
+from tests.benchmarks.record import keep
 
 ANSWERS = 10_000
 
@@ -45,21 +43,7 @@ def main() -> int:
         "sandbox": sandbox(options.repetitions),
         "evaluation": overhead(options.repetitions),
     }
-    record = {
-        "commit": git_commit(),
-        "versions": versions(),
-        "hardware": hardware("cpu"),
-        "repetitions": options.repetitions,
-        **found,
-    }
-    out = home() / "benchmarks-evaluation.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    for name, rows in found.items():
-        print(f"\n{name}")
-        for key, value in rows.items():
-            print(f"  {key:44} {value:10.3f}")
-    print(f"\nkept in {out}")
+    keep("benchmarks-evaluation", found, options.repetitions)
     return 0
 
 

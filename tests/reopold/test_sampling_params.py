@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import Qwen3ForCausalLM
 
 from reopold.engines.base import EngineFailure, check_limits, check_logprobs
-from reopold.engines.hf import HFEngine, choose, nucleus
+from reopold.engines.hf import HFEngine, choose, nucleus, response_end
 from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import output_head, score
 
@@ -207,6 +207,13 @@ def test_a_limit_cuts_a_request_and_changes_nothing_else(
         whole = len(before.response_ids) <= limit and before.finish_reason == "stop"
         assert after.finish_reason == ("stop" if whole else "length")
         assert after.logprobs == pytest.approx(before.logprobs[:limit], abs=2e-5)
+
+
+def test_what_was_sampled_after_the_limit_does_not_count() -> None:
+    """A row that has ended stays in the batch for a while."""
+    assert response_end([5, 6, 1], {1}, 2) == (2, "length")
+    assert response_end([5, 1, 6, 1], {1, 9}, 2) == (2, "stop")
+    assert response_end([9, 1], {1, 9}, 2) == (1, "stop")
 
 
 def test_limits_outside_the_settings_are_refused() -> None:
