@@ -214,19 +214,19 @@ def _evaluation_settings(
     from evals.benchmarks import find
     from reopold.config import EvaluationConfig, parse
 
-    found = dict.fromkeys(find(name.strip()) for name in names.split(","))
+    found = list(dict.fromkeys(find(name.strip()).name for name in names.split(",")))
     return [
         parse(
             {
-                "benchmark": benchmark.name,
-                **asdict(benchmark.sampling),
+                "benchmark": name,
+                **asdict(find(name).sampling),
                 **{key: value for key, value in given.items() if value is not None},
                 **fixed,
             },
             EvaluationConfig,
             "evaluate",
         )
-        for benchmark in found
+        for name in found
     ]
 
 

@@ -198,7 +198,7 @@ def test_distil_and_evaluate_for_real(tmp_path: Path, suite: Path) -> None:
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)["results"]
     assert (found["n"], found["k"], found["metric"]) == (20, 2, "avg@k")
-    folders = list((tmp_path / ".reopold/evaluations").glob("*/micro_maths"))
+    folders = list((tmp_path / "state/evaluations").glob("*/micro_maths"))
     assert {"results.json", "samples.parquet"} <= {file.name for file in folders[0].iterdir()}
 
 
