@@ -82,6 +82,7 @@ def reconcile(place: Place, how: str) -> tuple[int, str]:
     return done.returncode, run["state"]["name"] + " " + (run["state"]["message"] or "")
 
 
+@pytest.mark.slow
 def test_killed_flow_runs_are_closed_and_living_ones_left_alone(place: Place) -> None:
     flows = sleepers(place, "killed", "cancelled", "retried", "living")
     ids = {name: flow_run for name, (_, flow_run) in flows.items()}

@@ -111,6 +111,7 @@ def test_a_killed_trainer_fails_the_flow_and_frees_the_slot(place: Place, launch
     assert_nothing_is_left(place, run)
 
 
+@pytest.mark.slow
 def test_a_killed_flow_leaves_its_slot_until_the_trainer_has_saved(
     place: Place, launch: Any
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_killed_flow_leaves_its_slot_until_the_trainer_has_saved(
     assert_nothing_is_left(place, run)
 
 
+@pytest.mark.slow
 def test_a_run_survives_the_death_of_its_server(place: Place, launch: Any) -> None:
     flow_run, run, trainer = launch("server-killed", SHORT)
     place.kill("server")
@@ -142,6 +144,7 @@ def test_a_run_survives_the_death_of_its_server(place: Place, launch: Any) -> No
     assert_complete(place, run, resumed_at=[])
 
 
+@pytest.mark.slow
 def test_a_retry_goes_on_after_the_death_of_the_worker(place: Place, launch: Any) -> None:
     """Without its worker nobody could cancel the run: it saves and ends; another one retries it."""
     flow_run, run, _ = launch("retried", SHORT)

@@ -54,6 +54,7 @@ print(json.dumps({"before": before, "first": first, "last": last, "shown": shown
 """
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_each_alarm_is_told_once_and_listed(
     tmp_path: Path, fresh_home: Path, child_env: dict[str, str]

@@ -124,6 +124,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_server_away_at_the_start_in_the_middle_and_at_the_end(
     server: Server,
     fresh_home: Path,

@@ -8,7 +8,8 @@ import os
 
 from . import kernel
 
-HOME = "/tmp"
+#: Below /tmp, where the interpreter itself may lie: the folder that a program finds is empty.
+HOME = "/tmp/home"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/etc/timezone")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -36,9 +37,11 @@ def enter(python: dict[str, str], files: dict[str, str], uid: int, writable_byte
     kernel.pivot_root("/tmp", "/tmp" + _OLD)
     os.chdir("/")
     options = f"mode=700,uid={uid},gid={uid},nr_inodes=4096,size={writable_bytes}"
-    for folder in (HOME, "/dev/shm"):
+    for folder in ("/tmp", "/dev/shm"):
         os.makedirs(folder)
         kernel.mount("tmpfs", folder, "tmpfs", closed, options)
+    os.mkdir(HOME, 0o700)
+    os.chown(HOME, uid, uid)
     _borrow([*SYSTEM, *SETTINGS, *DEVICES, *python.values()])
     for path, folder in python.items():
         if not os.path.exists(path):

@@ -264,7 +264,7 @@ GOLDS = [
     r"\{1, 4, 9\}", "[0, 5)", r"11\sqrt{2}", r"-\frac{3}{4}", r"\text{even}", "6 - 5i", "27",
 ]  # fmt: skip
 WAYS = {
-    "spaces": lambda gold: f"  {gold.replace(',', ' , ')} ",
+    "spaces": lambda gold: "  " + re.sub(r"(?<!\\),", " , ", gold) + " ",
     "dfrac": lambda gold: gold.replace("\\frac", "\\dfrac"),
     "left": lambda gold: re.sub(r"(?<!\\left)\((.*)\)", r"\\left(\1\\right)", gold),
     "thin": lambda gold: gold.replace(",", ",\\,").replace("-", "-\\!"),
