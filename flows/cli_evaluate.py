@@ -236,5 +236,6 @@ def _scores_text(result: dict[str, Any]) -> str:
     for score in result["scores"]:
         mark = "*" if score["metric"] == result["metric"] else " "
         interval = f"[{score['low']:.3f}, {score['high']:.3f}]"
-        lines.append(f"{mark} {score['metric']:20} {score['value']:.3f} {interval}")
+        name = score["metric"].replace("@k", f"@{score['k']}")
+        lines.append(f"{mark} {name:20} {score['value']:.3f} {interval}")
     return "\n".join(lines)
