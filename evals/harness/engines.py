@@ -95,11 +95,7 @@ def _engine(checkpoint: Path, tokenizer: Any, evaluation: Evaluation) -> Engine:
 
     if evaluation.threads is not None:
         torch.set_num_threads(evaluation.threads)
-    device = evaluation.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is 'cuda' but no GPU is visible; use 'auto' or 'cpu'")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device(evaluation.device)
     return HFEngine.load(checkpoint, dtype=evaluation.dtype, device=device, should_stop=should_stop)
 
 
