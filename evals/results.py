@@ -86,7 +86,7 @@ class Results(_Frozen):
     tokens: int
     """Sampled in all."""
     seconds: float
-    """Wall-clock from loading the checkpoint to the last interval, over every start."""
+    """Wall-clock of the last start, from loading libraries and checkpoint to the last interval."""
     generation: GenerationSettings
     dtype: str
     """Of the weights that sampled."""
