@@ -19,6 +19,7 @@ from reopold.run_dir import write_atomic
 
 @dataclass(frozen=True)
 class Line:
+    number: int
     id: str
     record: Row
     """A row of the benchmark's published schema."""
@@ -70,7 +71,7 @@ def read_responses(path: Path, benchmark: Benchmark) -> list[Line]:
             are not of that form, or their record lacks what the benchmark's schema has.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     lines, faults = [], []
@@ -111,7 +112,12 @@ def grade_file(
     chosen = check_rule(benchmark, rule)
     lines = read_responses(path, benchmark)
     pairs = [(response, line.record) for line in lines for response in line.responses]
-    flat = iter(grade_many(benchmark.name, pairs, chosen, seed))
+    if output.resolve() == path.resolve():
+        raise ConfigError(f"{output} is the input: give --output another name")
+    try:
+        flat = iter(grade_many(benchmark.name, pairs, chosen, seed))
+    except ConfigError as error:
+        raise _blamed(path, benchmark.name, lines, chosen, error) from error
     verdicts = [[next(flat) for _ in line.responses] for line in lines]
     statuses = Counter(verdict.status for each in verdicts for verdict in each)
     if broken := statuses["sandbox_failure"]:
@@ -121,6 +127,7 @@ def grade_file(
         for line, found in zip(lines, verdicts, strict=True)
     ]
     voted = [votes(benchmark, found) for found in verdicts]
+    scores = score(benchmark, graded, voted, every_k=True)
     _write(output, lines, verdicts)
     return SavedGrades(
         benchmark=benchmark.name,
@@ -129,7 +136,7 @@ def grade_file(
         responses=len(pairs),
         correct=sum(verdict.correct for each in verdicts for verdict in each),
         metric=benchmark.metric,
-        scores=score(benchmark, graded, voted, every_k=True),
+        scores=scores,
         statuses=dict(sorted(statuses.items())),
         no_answer_fraction=statuses["no_answer"] / len(pairs),
         output=str(output),
@@ -155,7 +162,19 @@ def _line(raw: str, number: int, benchmark: Benchmark) -> Line:
         name = benchmark.identify(record)
     except ConfigError:  # schemas of some copies have no id
         name = f"line-{number}"
-    return Line(name, record, responses)
+    return Line(number, name, record, responses)
+
+
+def _blamed(
+    path: Path, name: str, lines: Sequence[Line], rule: str, error: ConfigError
+) -> ConfigError:
+    """The error with the number of the line whose record is at fault."""
+    for line in lines:
+        try:
+            grade_many(name, [(line.responses[0], line.record)], rule)
+        except ConfigError as found:
+            return ConfigError(f"{path}: line {line.number}: {found}. Nothing was graded")
+    return error
 
 
 def _problem(line: Line, benchmark: Benchmark) -> Problem:

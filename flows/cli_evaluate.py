@@ -121,7 +121,7 @@ def evaluate(
 
 
 def grade(
-    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="Its name; see --list.")],
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="Its name: see reopold evaluate --list.")],
     responses: Annotated[
         Path,
         typer.Argument(
@@ -152,7 +152,10 @@ def grade(
     Example:  reopold grade math500 outputs.jsonl --json
     """
     from evals.saved import grade_file
+    from reopold.config import ConfigError
 
+    if not responses.name:
+        raise ConfigError(f"{responses} is no file of responses")
     where = output or responses.with_name(f"{responses.stem}.graded.jsonl")
     grades = grade_file(benchmark, responses, where, rule=rule, seed=seed)
     print_result(grades.as_json(), as_json, grades.as_text())

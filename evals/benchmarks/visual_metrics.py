@@ -101,7 +101,11 @@ def mathvision_tally(graded: Sequence[Graded]) -> Tally:
     """Accuracy by level and by subject (evaluate.py)."""
     return _by(
         graded,
-        lambda row: (f"level/{slug(pick(row, 'level'))}", f"subject/{slug(pick(row, 'subject'))}"),
+        lambda row: [
+            f"{name}/{slug(row[name])}"
+            for name in ("level", "subject")
+            if row.get(name) is not None
+        ],
     )
 
 
@@ -238,7 +242,7 @@ def logicvista_tally(graded: Sequence[Graded]) -> Tally:
     """Accuracy by reasoning skill (analyze_accuracy.py)."""
 
     def names(row: Row) -> list[str]:
-        skills = pick(row, "skill")
+        skills = row.get("skill") or []
         return [f"skill/{slug(s)}" for s in ([skills] if isinstance(skills, str) else skills)]
 
     return _by(graded, names)

@@ -79,7 +79,11 @@ def check_rule(benchmark: Benchmark, rule: str | None) -> Rule:
         ConfigError: the benchmark has no such rule.
     """
     rules = GRADERS[benchmark.grader].rules
-    found = rules[0] if rule is None else next((known for known in rules if known == rule), None)
+    found = (
+        rules[0]
+        if rule is None
+        else next((known for known in rules if known == rule.lower()), None)
+    )
     if found is None:
         raise ConfigError(
             f"benchmark '{benchmark.name}' has no rule '{rule}'; it has: {', '.join(rules)}"

@@ -8,12 +8,15 @@ where one is asked for are no answer.
 
 from __future__ import annotations
 
+import ast
 import re
 import string
 from collections.abc import Mapping, Sequence
 
 from evals.grading.arithmetic import Value, evaluate
+from evals.grading.extract import boxed
 from evals.grading.statements import bare, passages
+from reopold.config import ConfigError
 
 LETTERS = string.ascii_uppercase
 
@@ -53,6 +56,23 @@ def listed_options(question: str) -> dict[str, str]:
     return found if len(found) > 1 and list(found) == sorted(found) else {}
 
 
+def option_list(value: object) -> list[str]:
+    """Options as published: a list, the Python text of one (the hub's MMMU), or none.
+
+    Raises:
+        ConfigError: they are something else.
+    """
+    try:
+        parsed = ast.literal_eval(value) if isinstance(value, str) and value else value
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ConfigError(f"the options are no list: {str(value)[:80]}") from error
+    if not parsed:
+        return []
+    if not isinstance(parsed, list | tuple):
+        raise ConfigError(f"the options are no list: {str(value)[:80]}")
+    return [str(option) for option in parsed]
+
+
 def options_by_letter(options: Sequence[str]) -> dict[str, str]:
     return dict(zip(LETTERS, map(str, options), strict=False))
 
@@ -70,6 +90,8 @@ def chosen_letter(text: str, options: Mapping[str, str]) -> str | None:
         for read in (_exact, _leading, _by_text):
             if (found := read(passage, options)) is not None:
                 return found
+    if boxed(text) is not None:  # what it answers is no option; a word beside the box is no answer
+        return None
     first = _first(text[:_WHOLE], options)
     return first if first is not None or _ENUMERATOR.match(last) else _only(last, options)
 

@@ -7,6 +7,7 @@ import base64
 import binascii
 import json
 import pickletools
+import re
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,7 +58,14 @@ def livecodebench_suite(row: Row) -> Suite:
         metadata = _json(metadata, "metadata")
     if not isinstance(metadata, dict):
         raise ConfigError(f"{_name(row)}: metadata must be an object such as {{'func_name': 'f'}}")
-    return Suite(tuple(tests), metadata.get("func_name") or None)
+    function = metadata.get("func_name") or _starter_function(row)
+    return Suite(tuple(tests), function)
+
+
+def _starter_function(row: Row) -> str | None:
+    """The method that the starter code asks for, where the metadata have lost its name."""
+    found = re.search(r"def\s+(\w+)\s*\(\s*self\b", str(row.get("starter_code") or ""))
+    return found[1] if found else None
 
 
 def stdin_tests(row: Row) -> tuple[Case, ...]:

@@ -92,7 +92,11 @@ _WORDS = re.compile(
     r"[A-Za-z]{2,}(?:[ /-]+[A-Za-z]+)*\.?(?:\^\{?[0-9]\}?)?"
 )
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:percent|\\?%)\s*\}|\s(?:percent|per cent))$")
-_NAME = r"\s*[A-Za-z](?:_\{?[A-Za-z0-9]+\}?)?(?:\s*\([a-z](?:,\s*[a-z])*\))?\s*"
+_INDEX = (
+    r"_(?:\{\s*(?:\\(?:max|min)|\\text\s*\{[^{}]*\}|[A-Za-z0-9]+)\s*\}"
+    r"|\\(?:max|min)|\\text\s*\{[^{}]*\}|[A-Za-z0-9]+)"
+)
+_NAME = rf"\s*[A-Za-z](?:{_INDEX})?(?:\s*\([a-z](?:,\s*[a-z])*\))?\s*"
 _ASSIGNED = re.compile(rf"(?:^|(?<=,)){_NAME}=\s*")
 _ELEMENT = re.compile(rf"^{_NAME}\\in(?![a-z])\s*")
 

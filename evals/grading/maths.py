@@ -74,9 +74,9 @@ def maths_gold(row: Row) -> str:
     Raises:
         ConfigError: neither is there.
     """
-    if row.get("answer") is not None:
+    if row.get("answer") not in (None, ""):
         return str(row["answer"])
-    gold = boxed(str(pick(row, "answer", "solution")))
+    gold = boxed(str(row.get("solution") or pick(row, "answer", "solution")))
     if gold is None:
         raise ConfigError("a record has no field 'answer' and no \\boxed{} in its 'solution'")
     return gold
@@ -119,10 +119,11 @@ def gsm8k_gold(row: Row) -> str:
         ConfigError: neither.
     """
     text = str(pick(row, "answer"))
-    found = _NUMBER.search(text.rpartition("####")[2])
+    _, mark, last = text.rpartition("####")
+    found = _NUMBER.search(last) if mark else _NUMBER.fullmatch(text.strip())
     if found is None:
         raise ConfigError(f"a record's 'answer' ends with no '#### number': {text[-60:]!r}")
-    return re.sub(r"[$,%\\]", "", found[0])
+    return re.sub(r"[$,%\\]|\.0+$", "", found[0])
 
 
 def _gsm8k_answer(response: str) -> str | None:

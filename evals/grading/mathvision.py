@@ -12,7 +12,7 @@ import re
 
 from evals.benchmarks.base import Row, pick
 from evals.grading.arithmetic import evaluate
-from evals.grading.choices import chosen_letter, options_by_letter
+from evals.grading.choices import chosen_letter, option_list, options_by_letter
 from evals.grading.equality import equal
 from evals.grading.extract import boxed, final_answer
 from evals.grading.statements import stated_number
@@ -37,7 +37,7 @@ def grade_mathvision(response: str, row: Row, context: Context) -> Verdict:
         ConfigError: the row has no answer.
     """
     gold = str(pick(row, "answer"))
-    options = options_by_letter(row.get("options") or [])
+    options = options_by_letter(option_list(row.get("options")))
     if context.rule == "sound":
         return _sound(response, gold, options)
     answer = official_answer(response)

@@ -14,7 +14,7 @@ import ast
 import re
 
 from evals.benchmarks.base import Row, pick
-from evals.grading.choices import chosen_letter, options_by_letter
+from evals.grading.choices import chosen_letter, option_list, options_by_letter
 from evals.grading.statements import passages, stated_number
 from evals.grading.verdict import Context, Rule, Verdict, verdict
 from reopold.config import ConfigError
@@ -40,7 +40,7 @@ def grade_mathvista(response: str, row: Row, context: Context) -> Verdict:
 
 
 def _choices(row: Row) -> list[str]:
-    return [str(choice) for choice in pick(row, "choices")]
+    return option_list(pick(row, "choices"))
 
 
 def _extracted(response: str, row: Row) -> str | None:

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from evals.benchmarks.base import Row, pick
-from evals.grading.choices import LETTERS, chosen_letter, options_by_letter
+from evals.grading.choices import LETTERS, chosen_letter, option_list, options_by_letter
 from evals.grading.statements import bare, number_in, passages
 from evals.grading.verdict import Context, Verdict, verdict
-from reopold.config import ConfigError
 
 #: Of MMMU-Pro, the most options there are; for rows that hold nothing but the gold answer.
 _MOST_OPTIONS = 10
@@ -76,15 +75,7 @@ def _options(row: Row) -> dict[str, str]:
     """
     if isinstance(given := row.get("index2ans"), Mapping):
         return {str(letter): str(text) for letter, text in given.items()}
-    options = row.get("options") or []
-    if isinstance(options, str):
-        try:
-            options = ast.literal_eval(options)
-        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-            raise ConfigError(f"options of an MMMU record are no list: {options[:80]}") from error
-    if not isinstance(options, Sequence):
-        raise ConfigError(f"options of an MMMU record are no list: {str(options)[:80]}")
-    return options_by_letter(options)
+    return options_by_letter(option_list(row.get("options")))
 
 
 def official_choice(response: str, options: Mapping[str, str]) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -30,7 +32,7 @@ _CONDITION = re.compile(r"\$?\s*,?\s*\bwhere\b.*", re.DOTALL)
 
 
 def grade_olympiad(response: str, row: Row, context: Context) -> Verdict:
-    r"""The gold is LaTeX in `final_answer`, a list of one entry or a string.
+    r"""The gold is LaTeX in `final_answer`, a list (mostly of one entry) or a string.
 
     sound: the clearly stated answer (:func:`evals.grading.extract.final_answer`), part by part:
     several answers in any order, each gold with one of its own; \pm is two; ends of intervals
@@ -56,10 +58,13 @@ def grade_olympiad(response: str, row: Row, context: Context) -> Verdict:
 
 def _gold(row: Row) -> str:
     gold = pick(row, "final_answer", "answer")
+    if isinstance(gold, str) and re.fullmatch(r"\s*\[\s*(['\"]).*\1\s*\]\s*", gold, re.DOTALL):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            gold = ast.literal_eval(gold)  # the list as text, as tables keep it
     if isinstance(gold, list):
-        if len(gold) != 1:
-            raise ConfigError(f"'final_answer' must have one entry, not {len(gold)}")
-        gold = gold[0]
+        if not gold:
+            raise ConfigError("'final_answer' is empty")
+        gold = ", ".join(map(str, gold))
     return str(gold)
 
 

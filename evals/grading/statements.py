@@ -30,6 +30,9 @@ _SENTENCE_END = re.compile(r"(?<![\s(][A-Z])(?<!^[A-Z])[.!?](?=[\s*\"')\]]*(?:\s
 _COURTESY = re.compile(
     r"(?:i hope|let me know|do you (?:have|want|need)|is there anything|feel free|please let)", re.I
 )
+_REFUSAL = re.compile(
+    r"\b(?:impossible|cannot|can['’]?t|unable|not\s+(?:possible|provided|enough|clear))\b", re.I
+)
 _WRAPPING = re.compile(
     r"\\(?:text|textbf|mathrm|mathbf|boxed|mbox|fbox|bf|rm)\b\s*|\\[()\[\]]|[*$`\"“”{}<>]"
 )
@@ -38,7 +41,8 @@ _NUMBER = re.compile(
     r"(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\d^])"
 )
 _VERB = re.compile(
-    r"(?:[=≈:]|\b(?:is|are|was|were|be|equals?|equal to|approximately|about|get|gives?|of)\b|~)"
+    r"(?:[=≈:]|\b(?:is|are|was|were|be|equals?|equal to|approximately|about|get|gives?(?:\s+us)?"
+    r"|of)\b|~)"
     r"[\s*$\\(]*",
     re.IGNORECASE,
 )
@@ -85,10 +89,20 @@ def stated_number(text: str) -> str | None:
     none or several."""
     if len(text) <= 60 and (whole := number_in(text)) is not None:
         return whole
-    for passage in passages(text):
-        if (found := number_in(passage)) is not None:
+    *stated, last = passages(text)
+    for passage in stated:
+        if (found := _leading_number(passage) or number_in(passage)) is not None:
             return found
-    return None
+    return None if _REFUSAL.search(last) else number_in(last)
+
+
+def _leading_number(passage: str) -> str | None:
+    """The number that a statement begins with: "is 1982 with an income of $931,441"."""
+    found = _NUMBER.match(bare(passage).replace("{,}", ","))
+    rest = "" if found is None else bare(passage).replace("{,}", ",")[found.end() :]
+    if found is None or not any(c.isdigit() for c in found[0]) or not re.match(r"\s+[a-z]", rest):
+        return None
+    return _digits(found[0])
 
 
 def number_in(passage: str) -> str | None:

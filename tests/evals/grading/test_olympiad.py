@@ -111,8 +111,9 @@ def test_what_the_judge_reads_of_a_response() -> None:
 
 def test_golds_come_as_list_or_string() -> None:
     assert grade_olympiad("\\boxed{5}", {"final_answer": "5"}, SOUND).correct
-    with pytest.raises(ConfigError, match="one entry"):
-        grade_olympiad("\\boxed{5}", {"final_answer": ["5", "6"]}, SOUND)
+    assert grade_olympiad("\\boxed{6, 5}", {"final_answer": ["5", "6"]}, SOUND).correct
+    with pytest.raises(ConfigError, match="is empty"):
+        grade_olympiad("\\boxed{5}", {"final_answer": []}, SOUND)
     with pytest.raises(ConfigError, match="final_answer"):
         grade_olympiad("\\boxed{5}", {}, SOUND)
 
