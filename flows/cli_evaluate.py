@@ -121,7 +121,9 @@ def evaluate(
 
 
 def grade(
-    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="Its name: see reopold evaluate --list.")],
+    benchmark: Annotated[
+        str, typer.Argument(metavar="BENCHMARK", help="Its name: see reopold evaluate --list.")
+    ],
     responses: Annotated[
         Path,
         typer.Argument(
