@@ -107,7 +107,7 @@ def evaluate_checkpoint(
 
     with Engines() as engines:
         evaluation = prepare(settings, dtype=dtype, device=device)
-        return _evaluate(checkpoint, evaluation, output, engines, step)
+        return _evaluate(checkpoint, _identity(checkpoint), evaluation, output, engines, step)
 
 
 def ensure_results(
@@ -126,23 +126,28 @@ def ensure_results(
     Raises:
         ConfigError, Unscored, EngineFailure: as :func:`evaluate_checkpoint`.
     """
-    digest, _ = _identity(checkpoint)
+    identity = _identity(checkpoint)
     there = read_results(output)
     settings, problems = evaluation.settings, evaluation.problems
-    if there and there.answers(digest, problems.digest, settings, evaluation.dtype):
+    if there and there.answers(identity[0], problems.digest, settings, evaluation.dtype):
         return there, False
     from evals.harness.engines import Engines
 
     if engines is not None:
-        return _evaluate(checkpoint, evaluation, output, engines, step), True
+        return _evaluate(checkpoint, identity, evaluation, output, engines, step), True
     with Engines() as own:
-        return _evaluate(checkpoint, evaluation, output, own, step), True
+        return _evaluate(checkpoint, identity, evaluation, output, own, step), True
 
 
 def _evaluate(
-    checkpoint: Path, evaluation: Evaluation, output: Path, engines: Engines, step: int | None
+    checkpoint: Path,
+    identity: tuple[str, int],
+    evaluation: Evaluation,
+    output: Path,
+    engines: Engines,
+    step: int | None,
 ) -> Results:
-    digest, trained = _identity(checkpoint)
+    digest, trained = identity
     if (checkpoint / COMPLETE).exists() and (wrong := faults(checkpoint)):
         raise ConfigError(f"{checkpoint} is damaged: {'; '.join(wrong[:3])}")
     from evals.harness.journal import Journal, discard
@@ -249,7 +254,7 @@ def _isolation(benchmark: Benchmark) -> str:
         return ""
     from reopold.sandbox import isolation
 
-    return str(isolation())
+    return isolation().text
 
 
 def _samples_identity(checkpoint: str, evaluation: Evaluation) -> str:

@@ -16,7 +16,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,9 +26,6 @@ from reopold.config import ConfigError, EvaluationConfig
 from reopold.engines.base import EngineFailure
 from reopold.run_dir import RunDir, write_atomic
 from reopold.stopping import EXIT_STOPPED, ShouldStop, StopFlag, StopRequested, check, never
-
-if TYPE_CHECKING:
-    pass
 
 
 def evaluate_run(

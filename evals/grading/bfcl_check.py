@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evals.grading.assignment import assignable
 from evals.grading.bfcl_decode import Language
 from evals.grading.bfcl_syntax import Call
 from evals.grading.bfcl_values import JAVA_TYPES, JAVASCRIPT_TYPES, java_value, javascript_value
@@ -77,7 +78,7 @@ def check(task: Task, calls: Sequence[Call], called: bool, official: bool) -> bo
         [fits(answer, call, function) for call in calls]
         for answer, function in zip(task.answers, described, strict=True)
     ]
-    return _greedy(edges) if official else _matches(edges)
+    return _greedy(edges) if official else assignable(edges)
 
 
 def _described(task: Task, answer: Answer) -> Mapping[str, Any]:
@@ -96,22 +97,6 @@ def _greedy(edges: Sequence[Sequence[bool]]) -> bool:
             return False
         taken.add(place)
     return True
-
-
-def _matches(edges: Sequence[Sequence[bool]]) -> bool:
-    """Whether every row can have a column of its own (augmenting paths, Kuhn)."""
-    owner: dict[int, int] = {}
-
-    def place(row: int, tried: set[int]) -> bool:
-        for column, fits in enumerate(edges[row]):
-            if fits and column not in tried:
-                tried.add(column)
-                if column not in owner or place(owner[column], tried):
-                    owner[column] = row
-                    return True
-        return False
-
-    return all(place(row, set()) for row in range(len(edges)))
 
 
 def _check_call(

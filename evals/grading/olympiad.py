@@ -13,6 +13,7 @@ from sympy import Expr, Pow, Symbol, simplify
 from sympy.core.relational import Relational
 
 from evals.benchmarks.base import Row, pick
+from evals.grading.assignment import assignable
 from evals.grading.equality import clean, equal, number, unbraced
 from evals.grading.extract import MAX_ANSWER, final_answer
 from evals.grading.latex import parse_latex
@@ -140,22 +141,6 @@ def split_by_comma(text: str, opening: str, closing: str) -> list[str]:
             found.append(text[start:place].strip())
             start = place + 1
     return [*found, text[start:].strip()] if start < len(text) else found
-
-
-def assignable(matches: list[list[bool]]) -> bool:
-    """Whether every row can have a column of its own that it matches (bipartite matching)."""
-    owner: dict[int, int] = {}
-
-    def place(row: int, seen: set[int]) -> bool:
-        for column, matched in enumerate(matches[row]):
-            if matched and column not in seen:
-                seen.add(column)
-                if column not in owner or place(owner[column], seen):
-                    owner[column] = row
-                    return True
-        return False
-
-    return all(place(row, set()) for row in range(len(matches)))
 
 
 # The official rule

@@ -91,12 +91,13 @@ def _engine(checkpoint: Path, tokenizer: Any, evaluation: Evaluation) -> Engine:
         return _served(checkpoint, tokenizer, settings, should_stop)
     import torch
 
-    from reopold.engines.hf import HFEngine
+    from reopold.engines.hf import HFEngine, load_model
 
     if evaluation.threads is not None:
         torch.set_num_threads(evaluation.threads)
     device = torch_device(evaluation.device)
-    return HFEngine.load(checkpoint, dtype=evaluation.dtype, device=device, should_stop=should_stop)
+    model = load_model(str(checkpoint), dtype=evaluation.dtype, device=device)
+    return HFEngine(model, tokenizer, should_stop=should_stop)
 
 
 def _vllm(checkpoint: Path, tokenizer: Any, dtype: str, should_stop: ShouldStop) -> Engine:

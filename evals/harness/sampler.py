@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -18,6 +18,8 @@ from reopold.rollouts import Rollout, SamplingParams
 
 #: Told of every sample as soon as it is drawn.
 Keep = Callable[[SampleKey, Generation], None]
+
+Item = TypeVar("Item")
 
 
 class Request(NamedTuple):
@@ -43,22 +45,31 @@ class AnswerSampler:
     """Of the progress bar."""
 
     def sample(self, requests: Sequence[Request], params: SamplingParams, keep: Keep) -> None:
-        prompts = {r.problem.id: render(self.tokenizer, r.problem.messages) for r in requests}
+        # All of them first: a prompt that cannot be rendered ends it before any work is done.
+        asked = list(zip(requests, rendered(self.tokenizer, requests), strict=True))
         with progress(len(requests), self.label) as bar:
-            for batch in batches(requests, self.batch_size):
-                started = time.perf_counter()
+            for batch in batches(asked, self.batch_size):
+                self._draw(batch, params, keep, bar)
 
-                def finished(place: int, rollout: Rollout, batch=batch, started=started) -> None:  # type: ignore[no-untyped-def]
-                    seconds = time.perf_counter() - started
-                    keep(batch[place].key, self._generation(rollout, seconds))
-                    bar.update()
+    def _draw(
+        self,
+        batch: Sequence[tuple[Request, list[int]]],
+        params: SamplingParams,
+        keep: Keep,
+        bar: Any,
+    ) -> None:
+        started = time.perf_counter()
 
-                self.engine.generate(
-                    [prompts[request.problem.id] for request in batch],
-                    params,
-                    seeds=[request.seed for request in batch],
-                    on_finished=finished,
-                )
+        def finished(place: int, rollout: Rollout) -> None:
+            keep(batch[place][0].key, self._generation(rollout, time.perf_counter() - started))
+            bar.update()
+
+        self.engine.generate(
+            [prompt for _, prompt in batch],
+            params,
+            seeds=[request.seed for request, _ in batch],
+            on_finished=finished,
+        )
 
     def _generation(self, rollout: Rollout, seconds: float) -> Generation:
         text = str(self.tokenizer.decode(rollout.response_ids, skip_special_tokens=True))
@@ -70,6 +81,13 @@ class AnswerSampler:
             prompt_tokens=len(rollout.prompt_ids),
             seconds=round(seconds, 4),
         )
+
+
+def rendered(tokenizer: Any, requests: Sequence[Request]) -> list[list[int]]:
+    """Token ids of every request's chat; the samples of a problem share its rendering."""
+    ids = {each.problem.id: each.problem.messages for each in requests}
+    prompts = {name: render(tokenizer, messages) for name, messages in ids.items()}
+    return [prompts[each.problem.id] for each in requests]
 
 
 def opened_thought(tokenizer: Any, prompt_ids: Sequence[int]) -> str:
@@ -86,7 +104,7 @@ def progress(total: int, label: str) -> Any:
     return tqdm(total=total, desc=label, unit="sample", disable=None)
 
 
-def batches(requests: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
+def batches(requests: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """Requests in order, `size` at a time."""
     for start in range(0, len(requests), size):
         yield requests[start : start + size]

@@ -9,10 +9,9 @@ from typing import Any
 
 from evals.grading.thinking import CLOSE
 from evals.harness.journal import Generation
-from evals.harness.sampler import Keep, Request, batches, opened_thought, progress
+from evals.harness.sampler import Keep, Request, batches, opened_thought, progress, rendered
 from evals.scaling.budget_forcing import Budget, Forced, force_budget
 from reopold.config import ConfigError, EvaluationConfig
-from reopold.data.tokenizers import render
 from reopold.engines.base import Engine
 from reopold.rollouts import SamplingParams
 
@@ -43,7 +42,7 @@ class BudgetSampler:
         with progress(len(requests), self.label) as bar:
             for batch in batches(requests, self.settings.batch_size):
                 started = time.perf_counter()
-                prompts = [render(self.tokenizer, request.problem.messages) for request in batch]
+                prompts = rendered(self.tokenizer, batch)
                 seeds = [request.seed for request in batch]
                 found = force_budget(self.engine, prompts, budget, self.tokenizer, seeds)
                 seconds = time.perf_counter() - started

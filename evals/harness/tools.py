@@ -11,9 +11,8 @@ from evals.benchmarks import Benchmark
 from evals.benchmarks.base import Problem
 from evals.harness.dialogue import Dialogue, DialogueRequest, run_dialogues
 from evals.harness.journal import Generation
-from evals.harness.sampler import Keep, Request, batches, opened_thought, progress
+from evals.harness.sampler import Keep, Request, batches, opened_thought, progress, rendered
 from reopold.config import EvaluationConfig
-from reopold.data.tokenizers import render
 from reopold.engines.base import Engine
 from reopold.environments.base import Environment
 from reopold.environments.python import PythonEnvironment
@@ -71,27 +70,27 @@ class DialogueSampler:
         tool = TOOLS[self.benchmark.environment]
         with progress(len(requests), self.label) as bar:
             for batch in batches(requests, self.settings.batch_size):
+                self._lead(batch, tool, params, keep, bar)
 
-                def finished(
-                    place: int, dialogue: Dialogue, batch: Sequence[Request] = batch
-                ) -> None:
-                    keep(batch[place].key, self._generation(dialogue, tool))
-                    bar.update()
+    def _lead(
+        self, batch: Sequence[Request], tool: Tool, params: SamplingParams, keep: Keep, bar: Any
+    ) -> None:
+        def finished(place: int, dialogue: Dialogue) -> None:
+            keep(batch[place].key, self._generation(dialogue, tool))
+            bar.update()
 
-                run_dialogues(
-                    self.engine,
-                    self.tokenizer,
-                    [
-                        DialogueRequest(render(self.tokenizer, r.problem.messages), r.seed)
-                        for r in batch
-                    ],
-                    params,
-                    lambda place, batch=batch: tool.make(batch[place].problem, self.settings),  # type: ignore[misc]
-                    style=tool.style,
-                    max_turns=self.settings.max_turns,
-                    max_tokens=params.max_new_tokens,
-                    on_finished=finished,
-                )
+        prompts = rendered(self.tokenizer, batch)
+        run_dialogues(
+            self.engine,
+            self.tokenizer,
+            [DialogueRequest(*pair) for pair in zip(prompts, [r.seed for r in batch], strict=True)],
+            params,
+            lambda place: tool.make(batch[place].problem, self.settings),
+            style=tool.style,
+            max_turns=self.settings.max_turns,
+            max_tokens=params.max_new_tokens,
+            on_finished=finished,
+        )
 
     def _generation(self, dialogue: Dialogue, tool: Tool) -> Generation:
         opened = opened_thought(self.tokenizer, dialogue.prompt_ids)

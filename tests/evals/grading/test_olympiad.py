@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.grading.olympiad import assignable, grade_olympiad, parts, split_by_comma
+from evals.grading.assignment import assignable
+from evals.grading.olympiad import grade_olympiad, parts, split_by_comma
 from evals.grading.verdict import Context
 from reopold.config import ConfigError
 
