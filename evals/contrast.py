@@ -55,7 +55,7 @@ def contrast(first: Path, second: Path) -> Contrast:
             compare(a.verdicts(), b.verdicts(), names=names, benchmark=name, clusters=clusters)
         )
         if a.results.k > 1 and a.results.parameters and b.results.parameters:
-            speed_ups[name] = speed_up(a.curves(), b.curves())
+            speed_ups[name] = speed_up([a.curves()], b.curves())
     return Contrast(with_holm(comparisons), speed_ups)
 
 

@@ -2,9 +2,11 @@
 
     python -m evals.run RUN_DIR [--steps 25,50]
     python -m evals.run --checkpoint FOLDER --config EVALUATIONS_JSON --output FOLDER
+    python -m evals.run --scaling STUDY_DIR
 
 The first form evaluates every complete checkpoint of a run by the run's own recipe, the second one
-folder on several benchmarks (a folder of results each). Both keep results that already answer the
+folder on several benchmarks (a folder of results each), the third a study's test-time scaling
+experiment (:mod:`evals.scaling.stage`). All keep results that already answer the
 question, and samples of an evaluation that was interrupted. Bad input ends with exit code 2 and one
 line on stderr.
 """
@@ -90,6 +92,16 @@ def evaluate_folder(arguments: argparse.Namespace, should_stop: ShouldStop) -> N
             write_curves(output, found[0])
 
 
+def measure_scaling(study_dir: Path, should_stop: ShouldStop) -> None:
+    """The third form of the command."""
+    from evals.scaling.stage import plan, run_stage
+
+    def tell(who: str, results: Results, made: bool) -> None:
+        print(f"{who} {describe(results, made)}", flush=True)
+
+    run_stage(plan(study_dir), tell, should_stop=should_stop)
+
+
 def write_curves(folder: Path, results: Results) -> None:
     """scaling.csv and scaling.svg: what more samples a question buy, and at what cost."""
     if results.k == 1 or not results.parameters:
@@ -124,13 +136,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     bare = (arguments.checkpoint, arguments.config, arguments.output)
-    if (arguments.run_dir is None) != all(bare) or (arguments.run_dir and any(bare)):
-        parser.error("give RUN_DIR, or all of --checkpoint, --config and --output")
+    forms = (arguments.run_dir is not None, any(bare), arguments.scaling is not None)
+    if sum(forms) != 1 or any(bare) != all(bare):
+        parser.error("give RUN_DIR, or all of --checkpoint, --config and --output, or --scaling")
     _quiet()
     stop = StopFlag()
     try:
         if arguments.run_dir is not None:
             evaluate_run(RunDir(arguments.run_dir), arguments.steps, stop)
+        elif arguments.scaling is not None:
+            measure_scaling(arguments.scaling, stop)
         else:
             evaluate_folder(arguments, stop)
     except ConfigError as error:
@@ -160,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, help="a bare Hugging Face folder")
     parser.add_argument("--config", type=Path, help="JSON list of evaluation settings")
     parser.add_argument("--output", type=Path, help="folder of results.json and samples.parquet")
+    parser.add_argument("--scaling", type=Path, metavar="STUDY_DIR", help="a study's experiment")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")

@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reopold.integrity import seal, sync
+from reopold.vision import copy_processor
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,12 @@ def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return copies
 
 
-def write_checkpoint(snapshot: Snapshot, model: Any, tokenizer: Any) -> None:
+def write_checkpoint(snapshot: Snapshot, model: Any, tokenizer: Any, processor: str = "") -> None:
     """Write a checkpoint; it appears whole or not at all.
 
     Args:
         model: its class and config only; the weights are the snapshot's.
+        processor: folder or hub id whose image processor belongs to the model; empty without one.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written; nothing is left of it.
@@ -82,6 +84,8 @@ def write_checkpoint(snapshot: Snapshot, model: Any, tokenizer: Any) -> None:
         own.mkdir(parents=True)
         model.save_pretrained(temporary, state_dict=snapshot.weights)
         tokenizer.save_pretrained(temporary)
+        if processor:
+            copy_processor(processor, temporary)
         plain, tensors = split(snapshot.state)
         (own / "state.json").write_text(json.dumps(plain), encoding="utf-8")
         save_file(tensors, own / "state.safetensors")

@@ -71,6 +71,8 @@ class ModelConfig(Strict):
     reference: str = ""
     """exopd: the model that the teacher's reward is measured against; by default the student as it
     starts. The teacher's own base model is the other usual choice."""
+    freeze_vision: bool = False
+    """Leave the vision tower of a vision-language student as it is; its projector learns."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Weights of the teacher, and of the student when vLLM samples or it is evaluated. The student
     trains in float32: AdamW at lr 1e-6 would leave bfloat16 weights where they are."""
@@ -78,10 +80,25 @@ class ModelConfig(Strict):
     """`auto` takes the first GPU that is visible, else the CPU."""
 
 
+class PromptSet(Strict):
+    """Further prompts of a run, mixed with those of `data.train`."""
+
+    train: str
+    """JSONL prompts, as `data.train`."""
+    family: Family
+    """Metrics are also logged by family."""
+    weight: float = Field(1.0, gt=0.0)
+    """Share of the prompts of every step, against the weights of the others."""
+
+
 class DataConfig(Strict):
     train: str
-    """JSONL prompts, a path starting with `.`, `/` or `~`; a line is
-    `{"id", "prompt": [chat messages], "answer", "completion"?, "source"?}`."""
+    """JSONL prompts, a path starting with `.`, `/` or `~`; a line is `{"id", "prompt": [chat
+    messages], "answer", "completion"?, "source"?, "images"?, "environment"?}` (docs/data.md)."""
+    weight: float = Field(1.0, gt=0.0)
+    """With `mix`: share of these prompts."""
+    mix: list[PromptSet] = []
+    """Further prompts, of the same or of other families; every step has its share of each."""
     reward: Literal["final_answer", "none"] = "final_answer"
     """Outcome reward of a rollout: 1 if its final answer equals `answer`. grpo, dr_grpo and dapo
     learn from it, and any distillation method with objective.outcome_weight; the rest log it."""
@@ -170,9 +187,14 @@ class SamplingConfig(Strict):
     rollouts_per_prompt: int = Field(4, ge=1)
     """Samples a prompt (G). The group that grpo compares within."""
     max_new_tokens: int = Field(48, ge=1)
-    """A rollout that reaches this is truncated: it is kept, and the share of them is logged."""
+    """A rollout that reaches this is truncated: it is kept, and the share of them is logged. In a
+    dialogue with tools: everything after the prompt, observations included."""
     temperature: float = Field(1.0, gt=0.0, le=2.0)
     """Sampling temperature. Log-probs and entropies are those of temperature 1 all the same."""
+    max_turns: int = Field(8, ge=1)
+    """Messages of the model in a dialogue with tools."""
+    tool_seconds: float = Field(60.0, gt=0.0)
+    """Wall-clock that the tools of one dialogue may take; then it ends."""
 
 
 class ObjectiveConfig(Strict):
@@ -353,6 +375,9 @@ class HealthConfig(Strict):
 class EvaluationConfig(Strict):
     benchmark: str = "micro_maths"
     """Benchmark under `evals/benchmarks` that every checkpoint is evaluated on."""
+    also: list[str] = []
+    """Further benchmarks, with the same settings; the first is the one that checkpoints are chosen
+    by."""
     data: str = ""
     """The benchmark's test items: a file, its folder, or a folder of benchmarks. Empty: where
     `reopold evaluate --list` finds them."""
@@ -545,6 +570,8 @@ class RunConfig(Strict):
 class MicroConfig(Strict):
     """The embedded suite: problems, and the two models trained on them from scratch."""
 
+    families: list[Literal["maths", "visual", "tools"]] = Field(["maths"], min_length=1)
+    """Kinds of problems, in equal shares; with "visual" the models are vision-language models."""
     problems_seed: int = Field(2026, ge=0)
     """Seed of problems, splits and worked solutions."""
     train_problems: int = Field(20_000, ge=1, le=1_000_000)
@@ -562,6 +589,18 @@ class MicroConfig(Strict):
     student_lr: float = Field(5e-3, gt=0.0)
     sft_batch: int = Field(64, ge=1)
     """Worked solutions a supervised step."""
+
+
+class ScalingConfig(Strict):
+    """Test-time scaling: what more samples a question buy the students, against their teacher."""
+
+    samples: int = Field(0, ge=0)
+    """Samples a question of the students' last checkpoints, for maj@k with k up to this; 0: the
+    experiment is not made."""
+    methods: list[Method] = ["reopold", "opd"]
+    """Whose students; those that the study does not train are left out."""
+    limit: int = Field(0, ge=0)
+    """Only the first so many test problems; 0 is all."""
 
 
 class StudyConfig(Strict):
@@ -582,6 +621,7 @@ class StudyConfig(Strict):
     health: HealthConfig = HealthConfig()
     """Of the methods' runs; teacher and student are trained with the default."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    scaling: ScalingConfig = ScalingConfig()
 
     @model_validator(mode="after")
     def _rollback_is_possible(self) -> Self:

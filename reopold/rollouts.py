@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from reopold.data.images import Image
     from reopold.divergences import Divergence, TopK, Vocabulary
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "turns", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,54 @@ class Rollout:
     """One sampled response, as token ids (never re-tokenised text)."""
 
     prompt_ids: list[int]
+    """One placeholder id an image, whatever room the image takes in a model: every model expands
+    it by its own vision tower (:mod:`reopold.vision`)."""
     response_ids: list[int]
-    """T ids; the last one is EOS (or one of :attr:`SamplingParams.stop_ids`) if and only if
-    `finish_reason` is "stop"."""
+    """T ids. Of a single response the last one is EOS (or one of :attr:`SamplingParams.stop_ids`,
+    or completes one of its `stop_strings`) if and only if `finish_reason` is "stop"."""
     logprobs: list[float]
     """The sampler's own log-prob of each response token: T floats, at
-    :attr:`SamplingParams.logprob_temperature`."""
+    :attr:`SamplingParams.logprob_temperature`; 0 where `observed`."""
     finish_reason: FinishReason
+    """Of a dialogue also "turns" and "seconds": which budget was used up."""
     weight_version: int = 0
     """Completed optimiser steps of the weights that sampled this, as the engine read them back."""
     source: str = ""
     """Where the prompt comes from; it decides which of several teachers scores this."""
+    images: tuple[Image, ...] = ()
+    """In the order of their placeholders in `prompt_ids`."""
+    observed: list[bool] = field(default_factory=list)
+    """T flags: whether the environment said this token, not the model. Empty: all were sampled."""
+    calls: int = 0
+    """Tool calls of a dialogue."""
+    failed_calls: int = 0
+    """Those among them that were the model's mistake."""
+    outcome: float | None = None
+    """The environment's own verdict on a dialogue; None: the answer decides."""
+    error: str = ""
+    """Why the environment broke: then the dialogue says nothing about the model, and no token of
+    it is learnt from."""
+
+    @property
+    def valid(self) -> list[bool]:
+        """T flags: the tokens that count, in the loss and everywhere else."""
+        if self.error:
+            return [False] * len(self.response_ids)
+        return [not said for said in self.observed] or [True] * len(self.response_ids)
+
+    @property
+    def sampled_ids(self) -> list[int]:
+        """The response tokens that the model said."""
+        if not self.observed:
+            return self.response_ids
+        return [i for i, said in zip(self.response_ids, self.observed, strict=True) if not said]
+
+    @property
+    def last_message_ids(self) -> list[int]:
+        """The response tokens after the last one that the environment said."""
+        if True not in self.observed:
+            return self.response_ids
+        return self.response_ids[len(self.observed) - self.observed[::-1].index(True) :]
 
 
 @dataclass(frozen=True)
@@ -59,6 +97,9 @@ class SamplingParams:
     draw's temperature, whose probability reaches this (Holtzman et al. 2020, arXiv 1904.09751)."""
     stop_ids: tuple[int, ...] = ()
     """Further ids that end a response as EOS does; the id is the last of the response."""
+    stop_strings: tuple[str, ...] = ()
+    """A response ends with the token that completes one of these in its text, which may reach
+    beyond it (see :mod:`reopold.engines.stops`)."""
     min_new_tokens: int = 0
     """So many first tokens can neither be EOS nor one of `stop_ids`."""
 
@@ -75,6 +116,8 @@ class SamplingParams:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if any(token < 0 for token in self.stop_ids):
             raise ValueError(f"stop_ids must be token ids, not {self.stop_ids}")
+        if not all(self.stop_strings):
+            raise ValueError("a stop string must not be empty: every response would end at once")
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
             raise ValueError(
                 f"min_new_tokens must lie between 0 and max_new_tokens "
@@ -110,7 +153,8 @@ class TokenBatch:
         entropy_N: float32, entropy of pi_old's full distribution at that position, nats.
         valid_N: bool, False where no token was sampled (padding, tool output).
         sequence_N: int64, index in [0, S) of the token's sequence.
-        reward_S: float32, outcome reward of each sequence.
+        reward_S: float32, outcome reward of each sequence; NaN where its environment broke: that
+            sequence is no part of its group.
         group_S: int64, prompt that each sequence answers.
         current_logprobs_N: float32, log pi_theta before this update, where a step has several;
             None where it equals pi_old.

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from reopold.config import RunConfig
-from reopold.data.prompts import Prompt, batch_indices
+from reopold.data.prompts import Message, Prompt, PromptMix
 from reopold.data.tokenizers import render
 from reopold.engines.base import SEED_LIMIT, Engine
 from reopold.rollouts import Needs, Rollout, SamplingParams
@@ -36,7 +36,7 @@ class Sampler:
     """Draws the rollouts of a step with the engine, and has them scored ahead where that pays."""
 
     config: RunConfig
-    prompts: Sequence[Prompt]
+    prompts: PromptMix
     tokenizer: Any
     engine: Engine
     needs: Needs
@@ -81,9 +81,7 @@ class Sampler:
 
     def next_prompts(self, draw: int) -> list[Prompt]:
         """Prompts of a draw: the cursor is its number, the order a function of the seed."""
-        size = self.config.sampling.prompts_per_step
-        chosen = batch_indices(len(self.prompts), size, draw, self.config.seed)
-        return [self.prompts[i] for i in chosen]
+        return self.prompts.draw(self.config.sampling.prompts_per_step, draw)
 
     def responses(self, prompts: Sequence[Prompt], draw: int) -> list[Rollout]:
         """G samples of every prompt; for sft the given completions."""
@@ -121,8 +119,8 @@ class Sampler:
             for place, rollout in enumerate(rollouts)
         ]
 
-    def _given(self, prompt_ids: list[int], completion: str) -> Rollout:
-        text_ids = self.tokenizer.encode(completion, add_special_tokens=False)
+    def _given(self, prompt_ids: list[int], completion: Sequence[Message]) -> Rollout:
+        text_ids = self.tokenizer.encode(completion[0]["content"], add_special_tokens=False)
         ids = [*text_ids, self.tokenizer.eos_token_id]
         return Rollout(prompt_ids, ids, [], "stop")
 

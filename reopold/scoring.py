@@ -9,7 +9,8 @@ Axes: B sequences of a micro-batch, L padded length, N response tokens of given 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from reopold.divergences import TopK, Vocabulary
 from reopold.logprobs import Head, token_logprobs_and_entropy, top_logprobs, upcast
 from reopold.rollouts import Rollout
 from reopold.stopping import ShouldStop, check, never
+from reopold.vision import Vision
 
 #: Share of a micro-batch's length that its shortest sequence may be padded by, and the sequences
 #: that are worth a pass of their own.
@@ -37,58 +39,95 @@ class MicroBatch:
     targets_N: Tensor
     index_N: Tensor
     """Index of each token in the step's flattened order (rollouts in order, then time)."""
+    vision: dict[str, Tensor] = field(default_factory=dict)
+    """What a vision-language model needs beside the ids."""
 
 
 def micro_batches(
-    rollouts: Sequence[Rollout], size: int, device: torch.device | str
+    rollouts: Sequence[Rollout],
+    size: int,
+    device: torch.device | str,
+    vision: Vision | None = None,
 ) -> Iterator[MicroBatch]:
     """Cut rollouts into micro-batches of `size` sequences at most, longest together.
 
     A batch ends early where the next sequence would be padded by more than :data:`PADDING` of its
     batch's length, so that a large `size` costs no time.
+
+    Args:
+        vision: of the model; its images take their room in the prompt.
+
+    Raises:
+        ConfigError: images that the model cannot take.
     """
-    lengths = [len(r.prompt_ids) + len(r.response_ids) for r in rollouts]
+    if vision is None and any(rollout.images for rollout in rollouts):
+        raise ConfigError("rollouts with images were given to a model that takes none")
+    prompts = [vision.expand(r.prompt_ids, r.images) if vision else r.prompt_ids for r in rollouts]
+    lengths = [len(p) + len(r.response_ids) for p, r in zip(prompts, rollouts, strict=True)]
     responses = torch.tensor([len(r.response_ids) for r in rollouts])
-    starts = responses.cumsum(0) - responses
+    starts = (responses.cumsum(0) - responses).tolist()
+
+    def padded(chosen: Sequence[int]) -> MicroBatch:
+        parts = [_Part(prompts[j], rollouts[j], starts[j]) for j in chosen]
+        return _pad(parts, device, vision)
+
     chosen: list[int] = []
     for i in sorted(range(len(rollouts)), key=lambda i: -lengths[i]):
         short = chosen and lengths[i] < (1.0 - PADDING) * lengths[chosen[0]]
         if len(chosen) == size or (short and len(chosen) >= FEWEST):
-            yield _pad([rollouts[j] for j in chosen], [int(starts[j]) for j in chosen], device)
+            yield padded(chosen)
             chosen = []
         chosen.append(i)
     if chosen:
-        yield _pad([rollouts[j] for j in chosen], [int(starts[j]) for j in chosen], device)
+        yield padded(chosen)
+
+
+class _Part(NamedTuple):
+    prompt: list[int]
+    """Expanded."""
+    rollout: Rollout
+    start: int
+    """Of its tokens in the step's flat order."""
 
 
 def _pad(
-    rollouts: Sequence[Rollout], starts: Sequence[int], device: torch.device | str
+    parts: Sequence[_Part], device: torch.device | str, vision: Vision | None = None
 ) -> MicroBatch:
-    longest = max(len(r.prompt_ids) + len(r.response_ids) for r in rollouts)
-    input_ids = torch.zeros(len(rollouts), longest, dtype=torch.long)
+    sequences = [
+        part.prompt + (vision.harmless(ids) if vision else ids)
+        for part in parts
+        for ids in [part.rollout.response_ids]
+    ]
+    longest = max(len(ids) for ids in sequences)
+    pad = vision.filler if vision else 0  # any id will do but one that asks for an image
+    input_ids = torch.full((len(parts), longest), pad, dtype=torch.long)
     row: list[int] = []
     position: list[int] = []
     targets: list[int] = []
     index: list[int] = []
-    for i, (rollout, start) in enumerate(zip(rollouts, starts, strict=True)):
-        ids = rollout.prompt_ids + rollout.response_ids
+    for i, (part, ids) in enumerate(zip(parts, sequences, strict=True)):
         input_ids[i, : len(ids)] = torch.tensor(ids)
-        length = len(rollout.response_ids)
-        first = len(rollout.prompt_ids) - 1
+        length = len(part.rollout.response_ids)
+        first = len(part.prompt) - 1
         row += [i] * length
         position += range(first, first + length)
-        targets += rollout.response_ids
-        index += range(start, start + length)
-    flat = [
+        targets += part.rollout.response_ids
+        index += range(part.start, part.start + length)
+    row_N, position_N, targets_N, index_N = (
         torch.tensor(values, dtype=torch.long, device=device)
         for values in (row, position, targets, index)
-    ]
-    return MicroBatch(input_ids.to(device), *flat)
+    )
+    images = [part.rollout.images for part in parts]
+    placed = vision.place(sequences, images, length=longest).inputs if vision else {}
+    ids_BL = input_ids.to(device)
+    return MicroBatch(ids_BL, row_N, position_N, targets_N, index_N, placed)
 
 
 def token_hidden(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     """Last hidden states [N, D] of the positions that predict the micro-batch's tokens."""
-    hidden_BLD = model.base_model(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
+    hidden_BLD = model.base_model(
+        input_ids=batch.input_ids_BL, use_cache=False, **batch.vision
+    ).last_hidden_state
     hidden_ND: Tensor = hidden_BLD[batch.row_N, batch.position_N]
     return hidden_ND
 
@@ -127,6 +166,7 @@ def score(
     top_k: int = 0,
     vocabulary: bool = False,
     forward: Forward | None = None,
+    vision: Vision | None = None,
     should_stop: ShouldStop = never,
 ) -> Scores:
     """Log-prob and entropy of every response token under `model`.
@@ -137,6 +177,7 @@ def score(
         vocabulary: also the whole distribution, kept as hidden states: N x D of them.
         forward: is filled with the micro-batches and their hidden states, with their graphs, for
             an update that would otherwise compute them again.
+        vision: of the same model; None for a text model.
 
     Raises:
         StopRequested: `should_stop` said so between two micro-batches.
@@ -146,7 +187,7 @@ def score(
     logprobs_N = torch.full((total,), torch.nan, dtype=dtype, device=model.device)
     entropy_N = logprobs_N.clone()
     more: TopK | Vocabulary | None = None
-    for batch in micro_batches(rollouts, micro_batch, model.device):
+    for batch in micro_batches(rollouts, micro_batch, model.device, vision):
         check(should_stop)
         with torch.set_grad_enabled(forward is not None):
             hidden_ND = token_hidden(model, batch)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reopold.data.images import Image
 from reopold.data.prompts import Prompt
 from reopold.divergences import TopK
 from reopold.rollouts import Credit, Rollout, TokenBatch
@@ -80,7 +81,7 @@ def unpack(packed: dict[str, Any], device: torch.device | str) -> Step:
     """The step of :func:`pack`. Its credit is the objective's to give again."""
     step = Step(
         k=packed["k"],
-        prompts=[Prompt(**prompt) for prompt in packed["prompts"]],
+        prompts=[_prompt(prompt) for prompt in packed["prompts"]],
         rollouts=_unpack_rollouts(packed["rollouts"]),
         drawn=Drawn(**packed["drawn"]),
         seconds=packed["seconds"],
@@ -97,6 +98,11 @@ def unpack(packed: dict[str, Any], device: torch.device | str) -> Step:
         step.updates = Updates(**packed["updates"])
         step.updates.logprobs_N = step.updates.logprobs_N.to(device)
     return step
+
+
+def _prompt(packed: dict[str, Any]) -> Prompt:
+    images = tuple(Image(**image) for image in packed["images"])
+    return Prompt(**{**packed, "completion": tuple(packed["completion"]), "images": images})
 
 
 def same_credit(credit: Credit, packed: dict[str, Any]) -> bool:
@@ -123,6 +129,11 @@ def _pack_rollouts(rollouts: Sequence[Rollout]) -> dict[str, Any]:
         "finish_reason": [rollout.finish_reason for rollout in rollouts],
         "weight_version": [rollout.weight_version for rollout in rollouts],
         "source": [rollout.source for rollout in rollouts],
+        "images": [[dataclasses.asdict(each) for each in r.images] for r in rollouts],
+        "observed": [rollout.observed for rollout in rollouts],
+        "calls": [rollout.calls for rollout in rollouts],
+        "failed_calls": [rollout.failed_calls for rollout in rollouts],
+        "error": [rollout.error for rollout in rollouts],
     }
 
 
@@ -133,6 +144,8 @@ def _unpack_rollouts(packed: dict[str, Any]) -> list[Rollout]:
     }
     count = len(packed["source"])
     rows: list[dict[str, Any]] = [{n: c[i] for n, c in columns.items()} for i in range(count)]
+    for row in rows:
+        row["images"] = tuple(Image(**image) for image in row["images"])
     return [Rollout(**row) for row in rows]
 
 

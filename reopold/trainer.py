@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from reopold.checkpoint import (
     Snapshot,
@@ -27,9 +28,9 @@ from reopold.checkpoint import (
     rng_state,
     write_checkpoint,
 )
-from reopold.config import DISTILLATION_METHODS, RunConfig
+from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig
 from reopold.data.answers import answer_reward
-from reopold.data.prompts import Prompt, load_prompts
+from reopold.data.prompts import Prompt, load_mix
 from reopold.data.tokenizers import load_tokenizer
 from reopold.diagnostics import repetition, reward_diagnostics
 from reopold.engines.build import build_engine
@@ -51,6 +52,7 @@ from reopold.stopping import ShouldStop, StopRequested, never
 from reopold.teachers.base import Teacher
 from reopold.teachers.build import build_teacher, load_local
 from reopold.update import NonFinite, Updater
+from reopold.vision import Vision, takes_images
 
 
 class TrainingFailure(RuntimeError):
@@ -87,12 +89,18 @@ class Trainer:
         self.tokenizer = load_tokenizer(config.model.student)
         # A fast tokenizer is not to be read by the checkpoint's writer while it is in use here.
         self.written_tokenizer = copy.deepcopy(self.tokenizer)
-        self.prompts = load_prompts(config.data.train, completions=config.method == "sft")
+        self.prompts = load_mix(
+            config.data, config.family, config.seed, completions=config.method == "sft"
+        )
+        self._refuse_blind()
         self.objective = build_objective(config)
         folder = str(point) if point else config.model.student
         self.model = load_model(folder, dtype="float32", device=device)
+        vision = self._vision(self.model, config.model.student)
+        if vision is not None and config.model.freeze_vision:
+            vision.freeze()
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            [p for p in self.model.parameters() if p.requires_grad],
             lr=config.optimizer.lr,
             betas=(config.optimizer.beta1, config.optimizer.beta2),
             weight_decay=config.optimizer.weight_decay,
@@ -105,12 +113,28 @@ class Trainer:
             self.optimizer,
             len(self.tokenizer),
             should_stop,
+            vision,
         )
         if point:
             self._restore(point)
         self.health = Health(config, run.metrics())
         self.saver = Saver()
         self._start_models()
+
+    def _vision(self, model: PreTrainedModel, path: str) -> Vision | None:
+        """The student's image processor; raises ConfigError where it cannot take the prompts."""
+        vision = Vision.of(model, path)
+        if vision is not None:
+            vision.check(self.tokenizer, self.prompts.prompts)
+        return vision
+
+    def _refuse_blind(self) -> None:
+        """Raises ConfigError: prompts have images, and a model of the run takes none."""
+        model, others = self.config.model, [teacher.model for teacher in self.config.teachers]
+        if any(prompt.images for prompt in self.prompts.prompts):
+            for path in filter(None, (model.student, model.teacher, model.reference, *others)):
+                if not takes_images(path):
+                    raise ConfigError(f"the prompts have images, which {path} does not take")
 
     def _start_models(self) -> None:
         """The engine, the teacher and the reference, each wherever the recipe puts it."""
@@ -123,6 +147,7 @@ class Trainer:
             self.tokenizer,
             folder,
             version=self.steps_done,
+            vision=self.updater.vision,
             should_stop=self.should_stop,
         )
         try:
@@ -425,7 +450,8 @@ class Trainer:
 
         def write() -> None:
             begun = time.perf_counter()
-            write_checkpoint(snapshot, self.model, self.written_tokenizer)
+            processor = self.updater.vision.source if self.updater.vision else ""
+            write_checkpoint(snapshot, self.model, self.written_tokenizer, processor)
             prune(self.run, self.config)
             took = round(time.perf_counter() - begun, 3)
             if not more:  # what a stop leaves of a step is told by the stop

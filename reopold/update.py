@@ -35,6 +35,7 @@ from reopold.scoring import (
 )
 from reopold.step_buffer import Metrics, Updates
 from reopold.stopping import ShouldStop, check, never
+from reopold.vision import Vision
 
 
 class NonFinite(RuntimeError):
@@ -56,6 +57,7 @@ class Updater:
     optimizer: torch.optim.Optimizer
     vocab_size: int
     should_stop: ShouldStop = never
+    vision: Vision | None = None
     forward: Forward = field(default_factory=list)
     """The scoring pass of this step, where its activations are kept for the update."""
 
@@ -72,6 +74,7 @@ class Updater:
             head=self.head,
             micro_batch=self.config.train.micro_batch,
             forward=self.forward if self.config.train.keep_activations else None,
+            vision=self.vision,
             should_stop=self.should_stop,
         )
 
@@ -136,6 +139,7 @@ class Updater:
             rollouts,
             head=self.head,
             micro_batch=self.config.train.micro_batch,
+            vision=self.vision,
             should_stop=self.should_stop,
         )
         return self.objective(dataclasses.replace(batch, current_logprobs_N=now.logprobs_N), k)
@@ -219,7 +223,8 @@ class Updater:
             while self.forward:
                 yield self.forward.pop(0)
             return
-        for micro in micro_batches(rollouts, self.config.train.micro_batch, self.model.device):
+        size, device = self.config.train.micro_batch, self.model.device
+        for micro in micro_batches(rollouts, size, device, self.vision):
             yield micro, token_hidden(self.model, micro)
 
 

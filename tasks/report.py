@@ -48,7 +48,11 @@ def compare(study_dir: Path) -> Compared:
     from evals.report import compare as compare_runs
 
     found = compare_runs(study_dir)
-    text = "\n".join([tabulate(found.table), "", *found.reading, *found.notes])
+    lines = []
+    for part in found.parts:
+        title = [part.benchmark] if len(found.parts) > 1 else []
+        lines += [*title, tabulate(part.table), "", *part.reading, ""]
+    text = "\n".join([*lines, *found.notes]).rstrip()
     return Compared(text=text, summary=found.summary)
 
 

@@ -88,6 +88,7 @@ class ShipReport(BaseModel):
     steps_sent: int
     metrics_sent: int
     evaluations_sent: int
+    dialogues_sent: int
     url: str | None = None
     """Page of the run, where MLflow is a server."""
 

@@ -83,6 +83,7 @@ class Analysis:
     """One benchmark. `n` questions, `k` samples each; a benchmark without scores has no rows."""
 
     benchmark: str
+    family: str = ""
     n: int = 0
     k: int = 0
     methods: list[MethodRow] = field(default_factory=list)
@@ -110,6 +111,7 @@ def analyse(study: Study, benchmark: str) -> Analysis:
     target, rows = _efficiency_rows(study, scores)
     return Analysis(
         benchmark=benchmark,
+        family=scored[0][1].results.family,
         n=scores.questions,
         k=max(item.results.k for _, item in scored),
         methods=[_method_row(study, scores, method) for method in scores.methods],
@@ -348,7 +350,8 @@ def curve_table(study: Study) -> pd.DataFrame:
             for step, item in [*start, *((own.step, own) for own in run.on(benchmark))]:
                 cost = run.cost(step) if step else dict.fromkeys(UNITS, 0.0)
                 tokens = None if math.isnan(cost["tokens"]) else int(cost["tokens"])
-                key = (run.config.family, run.method, run.seed, step, int(cost["samples"]), tokens)
+                family = item.results.family
+                key = (family, run.method, run.seed, step, int(cost["samples"]), tokens)
                 for score in item.results.scores:
                     values = (score.value, score.low, score.high)
                     rows.append((*key, benchmark, score.metric, *values))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evals.report.alarms import alarm_rows, alarm_table, alarm_words
 from evals.report.analysis import Analysis, analyse, curve_table, score_table
+from evals.report.families import Gallery, dialogue_table, gallery, kind_table
 from evals.report.figures import STYLES, Drawing, learning_curves, training_panels
 from evals.report.provenance import RunFacts, provenance_table, run_facts, shared_facts
+from evals.report.scaling import Scaling, scaling, scaling_table
+from evals.report.scaling_view import scaling_figure, scaling_reading, scaling_view_table
 from evals.report.study import Study, load_study
 from evals.report.tables import (
     NOTHING,
@@ -35,6 +38,16 @@ _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
+class ScalingSection:
+    """What more samples a question buy, on one benchmark."""
+
+    found: Scaling
+    reading: list[str]
+    table: Table
+    figure: Drawing | None
+
+
+@dataclass(frozen=True)
 class Section:
     """One benchmark in the report."""
 
@@ -42,23 +55,44 @@ class Section:
     reading: list[str]
     tables: list[Table]
     curves: Drawing | None
+    scaling: ScalingSection | None
+    gallery: Gallery | None
+
+    @property
+    def notes(self) -> list[str]:
+        return [*self.analysis.notes, *(self.scaling.found.notes if self.scaling else [])]
+
+    def summary(self) -> dict[str, Any]:
+        """The section in report.json."""
+        whole = {**asdict(self.analysis), "reading": self.reading, "scaling": None}
+        if self.scaling:
+            whole["scaling"] = {**asdict(self.scaling.found), "reading": self.scaling.reading}
+        return whole
+
+
+@dataclass(frozen=True)
+class Part:
+    """One benchmark's final scores to print (strings, method first), and in sentences what they
+    allow to be said."""
+
+    benchmark: str
+    table: pd.DataFrame
+    reading: list[str]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`table` to print (strings, method first); `summary` as in report.json; both in study order.
+    """A part a benchmark, the main one first; `summary` as in report.json; `notes` on what is
+    missing."""
 
-    `reading` says in sentences what the table allows to be said, `notes` what is missing.
-    """
-
-    table: pd.DataFrame
+    parts: list[Part]
     summary: dict[str, Any]
-    reading: list[str]
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 def build_report(study_dir: Path) -> Path:
-    """Write `study_dir`/report/{index.html, report.md, report.json, scores.csv, curves.csv}.
+    """Write `study_dir`/report/{index.html, report.md, report.json, scores.csv, curves.csv}, and
+    scaling.csv where the study has a test-time scaling experiment.
 
     The same run directories give the same bytes. A study with missing pieces is rendered with a
     list of what is missing.
@@ -78,6 +112,11 @@ def build_report(study_dir: Path) -> Path:
     report.mkdir(exist_ok=True)
     write_atomic(report / "scores.csv", _csv(score_table(study)))
     write_atomic(report / "curves.csv", _csv(curve_table(study)))
+    scaled = [part.scaling.found for part in sections if part.scaling]
+    if scaled:
+        write_atomic(report / "scaling.csv", _csv(scaling_table(scaled)))
+    else:
+        (report / "scaling.csv").unlink(missing_ok=True)
     write_atomic(report / "report.json", _json(_summary(study, sections, facts)))
     write_atomic(report / "report.md", _templates().get_template("report.md.j2").render(page))
     index = report / "index.html"
@@ -86,28 +125,34 @@ def build_report(study_dir: Path) -> Path:
 
 
 def compare(study_dir: Path) -> Comparison:
-    """The final scores on the study's own benchmark, for a terminal; writes nothing.
+    """The final scores on every benchmark, for a terminal; writes nothing.
 
     Raises:
         ConfigError: `study_dir` holds no readable study.json.
     """
     study = load_study(study_dir)
-    section = _section(study, study.benchmarks[0], figures=False)
+    sections = [_section(study, name, figures=False) for name in study.benchmarks]
     facts = [run_facts(run) for run in study.everyone]
-    printed = final_table(section.analysis)
+    return Comparison(
+        parts=[_part(section) for section in sections],
+        summary=finite(_summary(study, sections, facts)),
+        notes=[*study.notes, *(note for section in sections for note in section.notes)],
+    )
+
+
+def _part(section: Section) -> Part:
+    analysis = section.analysis
+    printed = final_table(analysis)
     efficiencies = {
         row.method: efficiency_cell(row.units["samples"], "samples")
-        for row in section.analysis.efficiency
+        for row in analysis.efficiency
         if "samples" in row.units
     }
     rows = [[*map(str, row), str(efficiencies.get(row[0].text, NOTHING))] for row in printed.rows]
-    columns = [*printed.columns, f"samples, against {section.analysis.baseline}"]
-    return Comparison(
-        table=pd.DataFrame(rows, columns=columns),
-        summary=finite(_summary(study, [section], facts)),
-        reading=section.reading,
-        notes=[*study.notes, *section.analysis.notes],
-    )
+    columns = [*printed.columns, f"samples, against {analysis.baseline}"]
+    more = section.scaling.reading if section.scaling else []
+    table = pd.DataFrame(rows, columns=columns)
+    return Part(analysis.benchmark, table, [*section.reading, *more])
 
 
 def _section(study: Study, benchmark: str, *, figures: bool = True) -> Section:
@@ -115,12 +160,24 @@ def _section(study: Study, benchmark: str, *, figures: bool = True) -> Section:
     tables: list[Table | None] = []
     if analysis.methods:
         tables = [final_table(analysis), efficiency_table(analysis), seed_table(analysis)]
+        if figures:
+            tables += [kind_table(study, benchmark), dialogue_table(study, benchmark)]
     return Section(
         analysis=analysis,
         reading=reading(analysis),
         tables=[table for table in tables if table is not None],
         curves=learning_curves(study, benchmark) if figures else None,
+        scaling=_scaling(study, benchmark, figures),
+        gallery=gallery(study, benchmark) if figures else None,
     )
+
+
+def _scaling(study: Study, benchmark: str, figures: bool) -> ScalingSection | None:
+    found = scaling(study, benchmark)
+    if found is None:
+        return None
+    figure = scaling_figure(found) if figures else None
+    return ScalingSection(found, scaling_reading(found), scaling_view_table(found), figure)
 
 
 def _page(study: Study, sections: list[Section], facts: list[RunFacts]) -> dict[str, Any]:
@@ -130,7 +187,7 @@ def _page(study: Study, sections: list[Section], facts: list[RunFacts]) -> dict[
         "study": study.config,
         "what_this_is": WHAT_THIS_IS,
         "sections": sections,
-        "notes": [*study.notes, *(note for part in sections for note in part.analysis.notes)],
+        "notes": [*study.notes, *(note for part in sections for note in part.notes)],
         "panels": training_panels(study),
         "alarms": alarm_table(alarms),
         "alarm_words": alarm_words(study, alarms),
@@ -152,7 +209,7 @@ def _summary(study: Study, sections: list[Section], facts: list[RunFacts]) -> di
         "what_this_is": WHAT_THIS_IS,
         "notes": study.notes,
         "alarms": [asdict(row) for row in alarm_rows(study)],
-        "benchmarks": [{**asdict(part.analysis), "reading": part.reading} for part in sections],
+        "benchmarks": [part.summary() for part in sections],
         "runs": [asdict(fact) for fact in facts],
     }
 

@@ -88,9 +88,15 @@ PANELS = {
     "rollout/truncated_fraction": "truncated, fraction",
     "teacher/reward": "teacher reward, mean R in nats",
     "rollout/reward": "outcome reward, mean",
+    "rollout/turns": "turns a dialogue",
+    "rollout/calls": "tool calls a dialogue",
+    "rollout/failed_calls": "failed tool calls a dialogue",
+    "rollout/broken": "broken dialogues, fraction",
 }
+#: Of the metrics that a run of several families logs as `family/FAMILY/...`.
+FAMILY_PANELS = {"reward": "outcome reward", "teacher_reward": "teacher reward", "length": "length"}
 
-_RC: dict[Any, Any] = {
+RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "text.color": INK,
@@ -127,7 +133,7 @@ def learning_curves(study: Study, benchmark: str) -> Drawing | None:
     methods = [name for name in study.config.methods if (table["method"] == name).any()]
     if not (table["checkpoint_step"] > 0).any():
         return None
-    with rc_context({**_RC, "font.size": 8.5}):
+    with rc_context({**RC, "font.size": 8.5}):
         figure = Figure(figsize=(5.4, 3.5), layout="constrained")
         axes = figure.add_subplot()
         for name in methods:
@@ -154,7 +160,7 @@ def learning_curves(study: Study, benchmark: str) -> Drawing | None:
 def training_panels(study: Study) -> list[Drawing]:
     """A panel for each diagnostic that any method logs, one line a method."""
     drawings = []
-    for metric, label in PANELS.items():
+    for metric, label in (PANELS | _family_panels(study)).items():
         lines: dict[str, pd.DataFrame] = {}
         for name in study.config.methods:
             runs = [run for run in study.of(name) if metric in run.metrics.columns]
@@ -167,8 +173,19 @@ def training_panels(study: Study) -> list[Drawing]:
     return drawings
 
 
+def _family_panels(study: Study) -> dict[str, str]:
+    """Panels of each family, where a run has several."""
+    logged = {name for run in study.runs for name in run.metrics.columns}
+    found = {name.split("/")[1] for name in logged if name.startswith("family/")}
+    return {
+        f"family/{family}/{name}": f"{family}: {label}"
+        for family in sorted(found)
+        for name, label in FAMILY_PANELS.items()
+    }
+
+
 def _panel(study: Study, metric: str, label: str, lines: dict[str, pd.DataFrame]) -> Drawing:
-    with rc_context({**_RC, "font.size": 10.0}):
+    with rc_context({**RC, "font.size": 10.0}):
         figure = Figure(figsize=(3.4, 2.5), layout="constrained")
         axes = figure.add_subplot()
         for name, table in lines.items():

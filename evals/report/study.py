@@ -16,8 +16,9 @@ import pandas as pd
 
 from evals.results import RESULTS_FILE, SAMPLES_FILE, Results, read_results
 from evals.scaling import majority_at_k, pass_at_k
+from evals.scaling.stage import study_config
 from evals.scores import RIGHT, Metric, Score
-from reopold.config import ConfigError, RunConfig, StudyConfig, parse
+from reopold.config import ConfigError, RunConfig, StudyConfig
 from reopold.run_dir import Record, RunDir
 
 #: Runs that every method starts from or aims at, in the order in which tables show them.
@@ -126,6 +127,7 @@ class Study:
     references: dict[str, Run]
     runs: list[Run]
     notes: list[str]
+    folder: Path
 
     @property
     def everyone(self) -> list[Run]:
@@ -136,11 +138,17 @@ class Study:
         return [run for run in self.everyone if run.method == method]
 
     @cached_property
+    def expected(self) -> list[str]:
+        """The benchmarks that every checkpoint is evaluated on, the main one first."""
+        everyone = [*self.runs, *self.references.values()]
+        evaluation = (everyone[0] if everyone else self).config.evaluation
+        return [evaluation.benchmark, *evaluation.also]
+
+    @cached_property
     def benchmarks(self) -> list[str]:
-        """The study's own benchmark, then any other that was evaluated, by name."""
+        """The expected ones, then any other that was evaluated, by name."""
         found = {item.benchmark for run in self.everyone for item in run.evaluations}
-        own = self.config.evaluation.benchmark
-        return [own, *sorted(found - {own})]
+        return [*self.expected, *sorted(found - set(self.expected))]
 
 
 def load_study(study_dir: Path) -> Study:
@@ -149,7 +157,7 @@ def load_study(study_dir: Path) -> Study:
     Raises:
         ConfigError: there is no study.json, it is not JSON, or it is not a StudyConfig.
     """
-    config = _study_config(study_dir)
+    config = study_config(study_dir)
     notes: list[str] = []
     found: list[Run] = []
     folders = sorted((study_dir / "runs").glob("*")) if (study_dir / "runs").is_dir() else []
@@ -160,22 +168,9 @@ def load_study(study_dir: Path) -> Study:
                 found.append(run)
     references = {run.method: run for name in REFERENCES for run in found if run.method == name}
     runs = _in_study_order(config, [run for run in found if run.method not in REFERENCES], notes)
-    study = Study(config, references, runs, notes)
+    study = Study(config, references, runs, notes, study_dir)
     notes.extend(_what_is_missing(study))
     return study
-
-
-def _study_config(study_dir: Path) -> StudyConfig:
-    file = study_dir / "study.json"
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(f"{study_dir} holds no study.json: it is no study folder") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{file} must hold a mapping, not {type(raw).__name__}")
-    return parse(raw, StudyConfig, str(file))
 
 
 def _load_run(directory: RunDir, notes: list[str]) -> Run | None:
@@ -257,7 +252,6 @@ def _in_study_order(config: StudyConfig, runs: list[Run], notes: list[str]) -> l
 
 def _what_is_missing(study: Study) -> list[str]:
     notes = []
-    benchmark = study.config.evaluation.benchmark
     notes += [f"There is no {name} run." for name in REFERENCES if name not in study.references]
     there = {(run.method, run.seed) for run in study.runs}
     for method in study.config.methods:
@@ -269,12 +263,17 @@ def _what_is_missing(study: Study) -> list[str]:
         status = run.manifest.get("status", "new")
         if status != "finished":
             notes.append(f"Run {run.name} is not finished: {status}, {done} of {steps} steps.")
-        evaluated = run.scored(benchmark)
-        if not evaluated:
-            notes.append(f"Run {run.name} has no evaluation on {benchmark} yet.")
-        elif evaluated[-1].step < steps:
-            last = evaluated[-1].step
-            notes.append(f"The last evaluation of {run.name} is at step {last} of {steps}.")
+        notes += [note for name in study.expected for note in _not_evaluated(study, run, name)]
     if not study.of(study.config.baseline):
         notes.append(f"The baseline {study.config.baseline} has no run: nothing to compare with.")
     return notes
+
+
+def _not_evaluated(study: Study, run: Run, benchmark: str) -> list[str]:
+    evaluated, steps = run.scored(benchmark), run.config.train.steps
+    if not evaluated:
+        return [f"Run {run.name} has no evaluation on {benchmark} yet."]
+    if (last := evaluated[-1].step) == steps:
+        return []
+    where = f" on {benchmark}" if len(study.expected) > 1 else ""
+    return [f"The last evaluation of {run.name}{where} is at step {last} of {steps}."]

@@ -1,13 +1,21 @@
-"""A few rollouts with each token's reward R = teacher - student log-prob, to read by eye."""
+"""A few rollouts with each token's reward R = teacher - student log-prob, to read by eye.
+
+A dialogue is shown turn by turn: what a tool said has no reward and is plain text.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
+from evals.report.pictures import picture
 from evals.report.study import Run, Study
-from reopold.run_dir import read_lines
+from reopold.data.images import PLACEHOLDER
+from reopold.run_dir import Record, read_lines
 
 ROLLOUTS = 6
 #: Tokens shown of one rollout: a long response would bury the page.
@@ -16,6 +24,8 @@ TOKENS = 400
 FULL = 3.0
 #: |R| below which a token stays blank.
 SMALL = 0.05
+#: How a rollout ended, where that is worth a word.
+_ENDS = {"length": "truncated", "turns": "out of turns", "seconds": "out of time"}
 _VISIBLE = {"\n": "⏎", "\t": "⇥", "": "␣"}
 
 
@@ -33,12 +43,27 @@ class Token:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Consecutive tokens of one speaker."""
+
+    observed: bool
+    """Said by a tool: `text`, and no tokens."""
+    tokens: list[Token]
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class ShownRollout:
     prompt: str
+    pictures: list[str]
+    """As `data:` addresses."""
+    environment: str
+    """What answered in the dialogue; empty: a single response, one turn."""
     answer: str
     reward: str
-    finish: str
-    tokens: list[Token]
+    facts: list[str]
+    """How it ended and what calls it made, where there is something to say."""
+    turns: list[Turn]
     left_out: int
 
 
@@ -56,37 +81,78 @@ def rollout_page(study: Study) -> RolloutPage | None:
     for run in study.of("reopold"):
         files = sorted((run.directory.path / "rollouts").glob("step-*.jsonl"))
         for file in reversed(files):
-            shown = _read(run, file.name)
+            shown = _read(study, run, file.name)
             if shown:
                 return RolloutPage(run.name, int(file.stem.removeprefix("step-")), shown)
     return None
 
 
-def _read(run: Run, name: str) -> list[ShownRollout]:
+def _read(study: Study, run: Run, name: str) -> list[ShownRollout]:
     try:
         records = read_lines(run.directory.path / "rollouts" / name)
     except (json.JSONDecodeError, UnicodeDecodeError):
         return []
     scored = [record for record in records if _has_rewards(record)]
-    return [_shown(record) for record in scored[:ROLLOUTS]]
+    return [_shown(study, record) for record in _varied(scored)]
 
 
-def _has_rewards(record: dict[str, Any]) -> bool:
-    tokens = record.get("tokens") or []
-    return bool(tokens) and all(token.get("teacher_logprob") is not None for token in tokens)
+def _has_rewards(record: Record) -> bool:
+    sampled = [token for token in record.get("tokens") or [] if not token.get("observed")]
+    broken = bool(record.get("error"))
+    return bool(sampled) and not broken and all(_scored(token) for token in sampled)
 
 
-def _shown(record: dict[str, Any]) -> ShownRollout:
-    tokens = record["tokens"]
-    reward = record.get("reward")
+def _scored(token: dict[str, Any]) -> bool:
+    return token.get("teacher_logprob") is not None
+
+
+def _varied(records: Sequence[Record]) -> list[Record]:
+    """The first ROLLOUTS; of a run with several kinds (dialogues, pictures, text) some of each."""
+    seen: dict[tuple[bool, bool], int] = defaultdict(int)
+    ranked: list[tuple[int, int]] = []
+    for record in records:
+        kind = (bool(record.get("environment")), bool(record.get("images")))
+        ranked.append((seen[kind], len(ranked)))
+        seen[kind] += 1
+    chosen = sorted(place for _, place in sorted(ranked)[:ROLLOUTS])
+    return [records[place] for place in chosen]
+
+
+def _shown(study: Study, record: Record) -> ShownRollout:
+    tokens, reward = record["tokens"], record.get("reward")
+    paths = [str(path) for path in record.get("images") or []]
+    pictures = [picture(study.folder, path) for path in paths]
+    prompt = str(record.get("prompt", ""))
     return ShownRollout(
-        prompt=clean(str(record.get("prompt", ""))),
+        prompt=clean(prompt.replace(PLACEHOLDER, "").strip() if paths else prompt),
+        pictures=[each for each in pictures if each],
+        environment=clean(str(record.get("environment") or "")),
         answer=clean(str(record.get("answer", ""))),
         reward="–" if reward is None else f"{float(reward):g}",
-        finish={"length": "truncated", "stop": ""}.get(str(record.get("finish_reason")), ""),
-        tokens=[token_view(token) for token in tokens[:TOKENS]],
+        facts=_facts(record),
+        turns=_turns(tokens[:TOKENS]),
         left_out=max(0, len(tokens) - TOKENS),
     )
+
+
+def _facts(record: Record) -> list[str]:
+    facts = [_ENDS.get(str(record.get("finish_reason")), "")]
+    if record.get("environment"):
+        calls, failed = int(record.get("calls") or 0), int(record.get("failed_calls") or 0)
+        facts.append(f"{calls} call{'' if calls == 1 else 's'}")
+        facts.append(f"{failed} of them failed" if failed else "")
+    return [fact for fact in facts if fact]
+
+
+def _turns(tokens: Sequence[dict[str, Any]]) -> list[Turn]:
+    turns = []
+    for observed, group in groupby(tokens, key=lambda token: bool(token.get("observed"))):
+        said = list(group)
+        if observed:
+            turns.append(Turn(True, [], clean("".join(str(each["text"]) for each in said)).strip()))
+        else:
+            turns.append(Turn(False, [token_view(each) for each in said]))
+    return turns
 
 
 def token_view(token: dict[str, Any]) -> Token:

@@ -107,9 +107,11 @@ def _room(analysis: Analysis) -> str:
         f"The student starts at {percent(student.score.value)} %, the teacher stands at "
         f"{percent(teacher.score.value)} %"
     )
+    size = f"95 % {interval_words(teacher.gain, signed=True)}"
     if verdict(teacher.gain) == "above":
-        return f"{room}: there are {points(teacher.gain.value)[1:]} points to be learnt from it."
-    return f"{room}: it is not established that the teacher is better at all."
+        gap = points(teacher.gain.value)[1:]
+        return f"{room}: there are {gap} points to be learnt from it ({size})."
+    return f"{room}: it is not established that the teacher is better at all ({size})."
 
 
 def _against_student(row: MethodRow) -> str:

@@ -1,13 +1,14 @@
 """Score against what it cost: curves over the number of samples a question, from one evaluation.
 
 All k are estimated from the same samples (:mod:`evals.scaling.estimators`). Costs are those of
-drawing k samples of the average question: k times the question's mean.
+drawing k samples of the average question: its prompt once, whatever room its images take in the
+model included, and k times the mean of its samples. Engines do read a prompt once for all samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ FloatArray = NDArray[np.float64]
 
 METRICS = ("avg@k", "pass@k", "maj@k")
 
-#: Of samples.parquet; a frame may also have `cluster`, `prompt_tokens` and, for best@k, `score`.
+#: Of samples.parquet; a frame may also have `cluster`, `prompt_tokens` (without it prompts cost
+#: nothing) and, for best@k, `score`.
 COLUMNS = ("question_id", "sample", "vote", "correct", "tokens", "seconds")
 
 #: A multiply and an add for each parameter and token.
@@ -46,9 +48,9 @@ class QuestionCurves:
     average_Q: FloatArray
     """Share of right samples."""
     tokens_Q: FloatArray
-    """Sampled tokens, mean over a question's samples."""
+    """Of a response, mean over a question's samples."""
     seconds_Q: FloatArray
-    prompt_tokens_Q: FloatArray | None
+    prompt_tokens_Q: FloatArray
     parameters: float
     """Of the model, those that a token passes through."""
 
@@ -72,9 +74,8 @@ def scaling_curve(
         ties: rule of maj@k.
 
     Returns:
-        Columns metric, k, n (questions), value, low, high, tokens (sampled, a question), flops (of
-        those tokens), prefill_flops (of the prompt, read once for all k samples; nan where the
-        frame has no `prompt_tokens`), seconds (summed over the k samples: time of one after
+        Columns metric, k, n (questions), value, low, high, tokens (of a question's prompt and k
+        responses), flops (of those tokens), seconds (summed over the k samples: time of one after
         another, which samples drawn at once share).
 
     Raises:
@@ -92,8 +93,8 @@ def curve_table(curves: QuestionCurves, *, level: float = LEVEL) -> pd.DataFrame
     (:func:`evals.clusters.share_interval`, over clusters).
     """
     per_token = FLOPS_PER_PARAMETER * curves.parameters
-    prompt = np.nan if curves.prompt_tokens_Q is None else curves.prompt_tokens_Q.mean()
-    tokens, seconds = curves.tokens_Q.mean(), curves.seconds_Q.mean()
+    prompt, tokens = curves.prompt_tokens_Q.mean(), curves.tokens_Q.mean()
+    seconds = curves.seconds_Q.mean()
     rows = []
     for metric, scores_QK in curves.scores_QK.items():
         for k, values_Q in zip(curves.ks, scores_QK.T, strict=True):
@@ -106,9 +107,8 @@ def curve_table(curves: QuestionCurves, *, level: float = LEVEL) -> pd.DataFrame
                     "value": score.value,
                     "low": score.low,
                     "high": score.high,
-                    "tokens": k * tokens,
-                    "flops": k * tokens * per_token,
-                    "prefill_flops": prompt * per_token,
+                    "tokens": prompt + k * tokens,
+                    "flops": (prompt + k * tokens) * per_token,
                     "seconds": k * seconds,
                 }
             )
@@ -156,8 +156,35 @@ def question_curves(
         average_Q=means("correct"),
         tokens_Q=means("tokens"),
         seconds_Q=means("seconds"),
-        prompt_tokens_Q=means("prompt_tokens") if "prompt_tokens" in frame.columns else None,
+        prompt_tokens_Q=means("prompt_tokens")
+        if "prompt_tokens" in frame.columns
+        else np.zeros(len(groups)),
         parameters=float(parameters),
+    )
+
+
+def over_seeds(curves: Sequence[QuestionCurves]) -> QuestionCurves:
+    """The mean over models that differ in their seed alone: each question's scores and costs.
+
+    Raises:
+        ConfigError: they answer other questions, or have other numbers of samples.
+    """
+    first = curves[0]
+    for other in curves[1:]:
+        if (other.questions, other.ks) != (first.questions, first.ks):
+            raise ConfigError("the seeds answer other questions, or other numbers of samples")
+
+    def mean(arrays: Sequence[FloatArray]) -> FloatArray:
+        return np.asarray(np.mean(arrays, axis=0))
+
+    return replace(
+        first,
+        samples=(min(c.samples[0] for c in curves), max(c.samples[1] for c in curves)),
+        scores_QK={name: mean([c.scores_QK[name] for c in curves]) for name in first.scores_QK},
+        average_Q=mean([c.average_Q for c in curves]),
+        tokens_Q=mean([c.tokens_Q for c in curves]),
+        seconds_Q=mean([c.seconds_Q for c in curves]),
+        prompt_tokens_Q=mean([c.prompt_tokens_Q for c in curves]),
     )
 
 

@@ -19,7 +19,7 @@ Axis = Literal["k", "tokens", "flops", "seconds"]
 
 _LABELS: dict[Axis, str] = {
     "k": "samples a question, k",
-    "tokens": "tokens a question",
+    "tokens": "tokens a question, prompt included",
     "flops": "FLOPs a question (2 × parameters × tokens)",
     "seconds": "seconds a question (samples one after another)",
 }

@@ -2,18 +2,20 @@
 teacher.
 
 The smallest k, interpolated in log k, whose maj@k reaches the teacher's score with one sample;
-then teacher's cost / student's cost at that k, in time, tokens and FLOPs.
+then teacher's cost / student's cost at that k, in time, tokens and FLOPs. A question's prompt is
+read once, however many samples follow it, and counts.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from evals.clusters import cluster_sums, resampled_counts
-from evals.scaling.curves import FloatArray, QuestionCurves
+from evals.scaling.curves import FloatArray, QuestionCurves, over_seeds
 from evals.stats import LEVEL, RESAMPLES, expanded_quantiles
 from reopold.config import ConfigError
 
@@ -35,6 +37,8 @@ class SpeedUp:
 
     metric: str
     questions: int
+    seeds: int
+    """Students that the score and the cost are means of."""
     target: float
     """The teacher's score with one sample a question."""
     start: float
@@ -55,10 +59,11 @@ class SpeedUp:
 
     def sentence(self) -> str:
         """The speed-up in words."""
+        seeds = f", mean over {self.seeds} seeds" if self.seeds > 1 else ""
         head = (
             f"The teacher scores {100 * self.target:.1f} % with one sample; the student "
             f"{100 * self.start:.1f} % with one and {100 * self.best:.1f} % {self.metric} with "
-            f"{self.largest_k} ({self.questions} questions)."
+            f"{self.largest_k} ({self.questions} questions{seeds})."
         )
         ratios = ", ".join(
             f"{_ratio(ratio, self.k is not None)} in {name}"
@@ -76,7 +81,7 @@ class SpeedUp:
 
 
 def speed_up(
-    student: QuestionCurves,
+    students: Sequence[QuestionCurves],
     teacher: QuestionCurves,
     *,
     metric: str = "maj@k",
@@ -84,18 +89,21 @@ def speed_up(
     level: float = LEVEL,
     seed: int = 0,
 ) -> SpeedUp:
-    """The speed-up with intervals from a bootstrap over questions (or the student's clusters).
+    """The speed-up with intervals from a bootstrap over questions (or the students' clusters).
 
-    A resample takes the same questions for both models, so scores and costs are paired. A resample
-    in which the target is not reached has its ratio anywhere from 0 to that at the largest k; the
+    A resample takes the same questions for all models, so scores and costs are paired; of several
+    students, which differ in their seed, it also takes as many with replacement. A resample in
+    which the target is not reached has its ratio anywhere from 0 to that at the largest k; the
     limits take the worse end each. Costs are the mean question's; a fractional k costs k samples.
 
     Raises:
         ConfigError: the evaluations answer other questions, or `metric` was not measured.
     """
+    student = over_seeds(students)
     _check(student, teacher, metric)
     logs = np.log(np.array(student.ks, dtype=np.float64))
-    columns = _columns(student, teacher, metric)
+    columns = [column for each in students for column in _columns(each, metric)]
+    columns += [teacher.average_Q, *_costs(teacher)]
     sums = [cluster_sums(column, student.clusters) for column in columns]
     sums_CX, size_C = np.column_stack([total for total, _ in sums]), sums[0][1]
     draws_BX = np.concatenate(
@@ -104,12 +112,15 @@ def speed_up(
             for counts in resampled_counts(len(size_C), resamples, seed)
         ]
     )
-    point = _Outcome(np.mean(columns, axis=1)[None, :], logs)
-    drawn = _Outcome(draws_BX, logs)
+    weights_BS = _seed_weights(len(students), resamples, seed)
+    drawn = _Outcome(draws_BX, weights_BS, logs)
+    point = _Outcome(
+        np.mean(columns, axis=1)[None, :], np.full((1, len(students)), 1 / len(students)), logs
+    )
     n, k = len(size_C), float(point.k_B[0])
     k_low, k_high = _limits(drawn.k_B, drawn.k_B, n, k, level)
 
-    def ratio(cost: int, scale: float = 1.0) -> Ratio:
+    def ratio(cost: str, scale: float = 1.0) -> Ratio:
         lower, upper = drawn.ratios(cost)
         value = scale * float(point.ratios(cost)[1][0])
         return Ratio(value, *_limits(scale * lower, scale * upper, n, value, level))
@@ -118,6 +129,7 @@ def speed_up(
     return SpeedUp(
         metric=metric,
         questions=len(student.questions),
+        seeds=len(students),
         target=float(point.target_B[0]),
         start=float(scores[0]),
         best=float(scores[-1]),
@@ -126,9 +138,9 @@ def speed_up(
         k_low=k_low,
         k_high=k_high,
         reached=float(np.isfinite(drawn.k_B).mean()),
-        seconds=ratio(0),
-        tokens=ratio(1),
-        flops=ratio(1, teacher.parameters / student.parameters),
+        seconds=ratio("seconds"),
+        tokens=ratio("tokens"),
+        flops=ratio("tokens", teacher.parameters / student.parameters),
     )
 
 
@@ -143,25 +155,49 @@ def _check(student: QuestionCurves, teacher: QuestionCurves, metric: str) -> Non
         raise ConfigError(f"{metric} is not among the student's curves")
 
 
-def _columns(student: QuestionCurves, teacher: QuestionCurves, metric: str) -> list[FloatArray]:
-    """Of each question: the student's score at each k, the teacher's, and the costs of both."""
-    costs = [student.seconds_Q, student.tokens_Q, teacher.seconds_Q, teacher.tokens_Q]
-    return [*student.scores_QK[metric].T, teacher.average_Q, *costs]
+def _columns(student: QuestionCurves, metric: str) -> list[FloatArray]:
+    """Of each question: the score at each k, then the costs."""
+    return [*student.scores_QK[metric].T, *_costs(student)]
+
+
+def _costs(curves: QuestionCurves) -> list[FloatArray]:
+    return [curves.seconds_Q, curves.tokens_Q, curves.prompt_tokens_Q]
+
+
+def _seed_weights(seeds: int, resamples: int, seed: int) -> FloatArray:
+    """Weight of each student in each resample, rows summing to 1."""
+    generator = np.random.default_rng([seed, seeds])
+    return generator.multinomial(seeds, np.full(seeds, 1.0 / seeds), size=resamples) / seeds
 
 
 class _Outcome:
-    """Means over questions, a row a resample: where the target is reached, and at what cost."""
+    """Means over questions, a row a resample: where the target is reached, and at what cost.
 
-    def __init__(self, means_BX: FloatArray, logs_K: FloatArray) -> None:
-        self.scores_BK, self.target_B = means_BX[:, : len(logs_K)], means_BX[:, -5]
-        self.student_B2, self.teacher_B2 = means_BX[:, -4:-2], means_BX[:, -2:]
+    Axes: B resamples, S students, K numbers of samples, X columns of the students and the teacher.
+    """
+
+    def __init__(self, means_BX: FloatArray, weights_BS: FloatArray, logs_K: FloatArray) -> None:
+        seeds, teacher_B4 = weights_BS.shape[1], means_BX[:, -4:]
+        own_BSX = means_BX[:, :-4].reshape(len(means_BX), seeds, -1)
+        student_BX = np.einsum("bsx,bs->bx", own_BSX, weights_BS)
+        self.scores_BK, self.target_B = student_BX[:, :-3], teacher_B4[:, 0]
+        self.student_B3, self.teacher_B3 = student_BX[:, -3:], teacher_B4[:, 1:]
         self.largest = float(np.exp(logs_K[-1]))
         self.k_B = first_k(self.scores_BK, self.target_B, logs_K)
 
-    def ratios(self, cost: int) -> tuple[FloatArray, FloatArray]:
+    def ratios(self, cost: str) -> tuple[FloatArray, FloatArray]:
         """Lower and upper ends of the ratio; they differ where the target is not reached."""
-        once_B = self.teacher_B2[:, cost] / self.student_B2[:, cost]
-        return once_B / self.k_B, once_B / np.minimum(self.k_B, self.largest)
+        once_B = self._cost(self.teacher_B3, cost, np.ones(len(self.k_B)))
+        best_B = np.minimum(self.k_B, self.largest)
+        lower_B, upper_B = (
+            once_B / self._cost(self.student_B3, cost, k_B) for k_B in (self.k_B, best_B)
+        )
+        return lower_B, upper_B
+
+    def _cost(self, means_B3: FloatArray, cost: str, k_B: FloatArray) -> FloatArray:
+        seconds_B, tokens_B, prompt_B = means_B3.T
+        total_B: FloatArray = k_B * seconds_B if cost == "seconds" else prompt_B + k_B * tokens_B
+        return total_B
 
 
 def first_k(scores_BK: FloatArray, target_B: FloatArray, logs_K: FloatArray) -> FloatArray:

@@ -1,29 +1,80 @@
-"""Prompts from a JSONL file, in a seeded order that a cursor can resume."""
+"""Prompts from JSONL files, in a seeded order that a cursor can resume."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from reopold.config import ConfigError
+from reopold.config import ConfigError, DataConfig, Family
+from reopold.data.images import Image, chat_parts, find_image
+from reopold.environments import check_task
+
+Message = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Prompt:
     id: str
-    messages: list[dict[str, str]]
+    messages: list[Message]
+    """The chat; `<image>` stands where an image belongs."""
     answer: str
-    completion: str = ""
-    """A given response, for supervised fine-tuning."""
+    completion: tuple[Message, ...] = ()
+    """A given response, for supervised fine-tuning: the assistant's message, or in a dialogue the
+    assistant's and the tool's in turn, an assistant's first and last."""
     source: str = ""
     """Data set the prompt comes from, where several teachers share a run."""
+    images: tuple[Image, ...] = ()
+    """In the order of their placeholders."""
+    environment: str = ""
+    """What answers between the model's turns (:mod:`reopold.environments`); empty: one turn."""
+    task: dict[str, Any] = field(default_factory=dict)
+    """What the environment is made for, in fields of its own; most need none."""
+    family: Family = "maths"
 
 
-def load_prompts(path: str, *, completions: bool = False) -> list[Prompt]:
-    """Read `{"id", "prompt", "answer", "completion"?, "source"?}` lines.
+@dataclass(frozen=True)
+class PromptMix:
+    """The prompts of a run: one or several sets, each with its share of every step."""
+
+    sets: list[list[Prompt]]
+    weights: list[float]
+    seed: int
+
+    def draw(self, size: int, number: int) -> list[Prompt]:
+        """The prompts of a draw (from 0), a function of (seed, number): nothing has to be kept."""
+        if len(self.sets) > 1:
+            raise NotImplementedError
+        chosen = batch_indices(len(self.sets[0]), size, number, self.seed)
+        return [self.sets[0][i] for i in chosen]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """All of them, set after set."""
+        return [prompt for prompts in self.sets for prompt in prompts]
+
+
+def load_mix(
+    data: DataConfig, family: Family, seed: int, *, completions: bool = False
+) -> PromptMix:
+    """Read every set of a recipe.
+
+    Raises:
+        ConfigError: as :func:`load_prompts`.
+    """
+    first = load_prompts(data.train, completions=completions, family=family)
+    return PromptMix([first], [data.weight], seed)
+
+
+def load_prompts(path: str, *, completions: bool = False, family: Family = "maths") -> list[Prompt]:
+    """Read lines of
+    `{"id", "prompt", "answer", "completion"?, "source"?, "images"?, "environment"?, "task"?}`.
+
+    `images` are paths, relative to the file's folder. `completion` is a text or, of a dialogue, a
+    list of messages.
 
     Raises:
         ConfigError: no such file, no lines, or a faulty line (named by its number).
@@ -32,7 +83,14 @@ def load_prompts(path: str, *, completions: bool = False) -> list[Prompt]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ConfigError(f"no prompts at {path}: {error.strerror}") from error
-    prompts = [_parse(line, f"{path} line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    folder = Path(path).parent
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                prompts.append(_parse(line, folder, family))
+            except ConfigError as error:
+                raise ConfigError(f"{path} line {number}: {error}") from error
     if not prompts:
         raise ConfigError(f"{path} holds no prompts")
     if completions and not all(prompt.completion for prompt in prompts):
@@ -40,20 +98,67 @@ def load_prompts(path: str, *, completions: bool = False) -> list[Prompt]:
     return prompts
 
 
-def _parse(line: str, where: str) -> Prompt:
+def _parse(line: str, folder: Path, family: Family) -> Prompt:
     try:
         raw = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{where} is not valid JSON: {error.msg}") from error
+        raise ConfigError(f"not valid JSON: {error.msg}") from error
     if not isinstance(raw, dict) or not {"id", "prompt", "answer"} <= raw.keys():
-        raise ConfigError(f"{where} needs the keys id, prompt and answer")
+        raise ConfigError("the keys id, prompt and answer are needed")
     messages = raw["prompt"]
-    if not isinstance(messages, list) or not all(
-        isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages
+    if not _is_chat(messages):
+        raise ConfigError("'prompt' must be a list of {role, content} messages")
+    images = raw.get("images", [])
+    if not isinstance(images, list) or not all(isinstance(path, str) for path in images):
+        raise ConfigError("'images' must be a list of paths")
+    chat_parts(messages, len(images))
+    environment, task = _environment(raw)
+    completion = _completion(raw.get("completion", ""))
+    if len(completion) > 1 and not environment:
+        raise ConfigError("a 'completion' of several messages needs an 'environment'")
+    return Prompt(
+        id=str(raw["id"]),
+        messages=messages,
+        answer=str(raw["answer"]),
+        completion=completion,
+        source=str(raw.get("source", "")),
+        images=tuple(find_image(str(folder / path)) for path in images),
+        environment=environment,
+        task=task,
+        family=family,
+    )
+
+
+def _environment(raw: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Raises ConfigError: no such environment, or a task that it cannot be made for."""
+    environment, task = str(raw.get("environment", "")), raw.get("task", {})
+    if not isinstance(task, dict):
+        raise ConfigError("'task' must be an object")
+    if environment:
+        check_task(environment, task)
+    return environment, task
+
+
+def _completion(given: Any) -> tuple[Message, ...]:
+    if isinstance(given, str):
+        return ({"role": "assistant", "content": given},) if given else ()
+    roles = [m.get("role") for m in given] if _is_chat(given) else []
+    if (
+        not roles
+        or len(roles) % 2 == 0
+        or roles != ["assistant", "tool"] * (len(roles) // 2) + ["assistant"]
     ):
-        raise ConfigError(f"{where}: 'prompt' must be a list of {{role, content}} messages")
-    given = {key: str(raw[key]) for key in ("completion", "source") if key in raw}
-    return Prompt(str(raw["id"]), messages, str(raw["answer"]), **given)
+        raise ConfigError(
+            "'completion' must be a text, or messages of the assistant and the tool in turn"
+        )
+    return tuple(given)
+
+
+def _is_chat(messages: Any) -> bool:
+    return isinstance(messages, list) and all(
+        isinstance(m, dict) and {"role", "content"} <= m.keys() and isinstance(m["content"], str)
+        for m in messages
+    )
 
 
 def batch_indices(total: int, size: int, step: int, seed: int) -> list[int]:

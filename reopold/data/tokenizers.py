@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reopold.config import ConfigError
+from reopold.data.images import chat_parts
 
 
 def load_tokenizer(path: str) -> Any:
@@ -53,13 +54,26 @@ def check_same_tokenizer(student: str, teacher: str) -> None:
         )
 
 
-def render(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+def render(
+    tokenizer: Any,
+    messages: Sequence[dict[str, str]],
+    *,
+    images: int = 0,
+    tools: Sequence[dict[str, Any]] = (),
+) -> list[int]:
     """Token ids of a chat up to where the assistant's answer begins.
 
+    Args:
+        images: of the chat, whose text has a placeholder for each; each becomes what the chat
+            template writes for one, not yet expanded (:meth:`reopold.vision.Vision.expand`).
+        tools: schemas of the functions that may be called, for the template to show.
+
     Raises:
-        ConfigError: the tokenizer does not know a part of it.
+        ConfigError: the tokenizer does not know a part of it, or placeholders and images differ.
     """
-    encoded = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)
+    encoded = tokenizer.apply_chat_template(
+        chat_parts(messages, images), tools=list(tools) or None, add_generation_prompt=True
+    )
     ids: list[int] = encoded["input_ids"]
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
         text = " ".join(message["content"] for message in messages)

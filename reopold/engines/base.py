@@ -13,6 +13,7 @@ from reopold.rollouts import Rollout, SamplingParams
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from reopold.data.images import Image
     from reopold.scoring import Scores
 
 #: Called with a rollout's place in the answer, as soon as it is finished.
@@ -40,6 +41,7 @@ class Engine(Protocol):
         seeds: Sequence[int],
         n: int = 1,
         limits: Sequence[int] | None = None,
+        images: Sequence[Sequence[Image]] | None = None,
         on_finished: OnFinished | None = None,
     ) -> list[Rollout]:
         """Sample n responses a prompt; those of a prompt lie together, prompts in order.
@@ -50,12 +52,15 @@ class Engine(Protocol):
                 `seed + i` and with nothing else: neither the rest of the batch nor n matters.
             limits: most new tokens of each request, where they differ; none is above
                 `params.max_new_tokens`, and a lower one changes nothing but where it cuts.
+            images: of each request, in the order of the placeholder ids of its prompt (one id an
+                image); they stay with the rollouts.
             on_finished: told of every rollout as it is finished, in whatever order they finish.
 
         Raises:
             EngineFailure: no answer, or not the one that was asked for.
             StopRequested: a stop was asked for meanwhile; what was under way is given up.
             ValueError: a limit that `params` does not allow.
+            ConfigError: images that the model does not take, or not one a placeholder.
         """
         ...
 

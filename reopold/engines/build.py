@@ -12,6 +12,7 @@ from reopold.config import RunConfig
 from reopold.engines.base import Engine
 from reopold.engines.hf import HFEngine
 from reopold.stopping import ShouldStop
+from reopold.vision import Vision
 
 
 def build_engine(
@@ -22,12 +23,14 @@ def build_engine(
     *,
     version: int,
     should_stop: ShouldStop,
+    vision: Vision | None = None,
 ) -> Engine:
     """Start the engine of `config.engine`.
 
     Args:
         folder: what is written for it (weights to serve, its logs); nothing else may live there.
         version: completed optimiser steps of `model`.
+        vision: of `model`.
 
     Raises:
         ConfigError: vLLM is not installed. EngineFailure: it does not start.
@@ -39,6 +42,7 @@ def build_engine(
             tokenizer,
             version,
             micro_batch=config.train.micro_batch,
+            vision=vision,
             should_stop=should_stop,
         )
     if wanted.kind == "server":

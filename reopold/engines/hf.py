@@ -17,17 +17,21 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from reopold.config import ConfigError
+from reopold.data.images import Image
 from reopold.data.tokenizers import load_tokenizer
 from reopold.engines.base import OnFinished, check_limits
 from reopold.engines.kv_cache import roomy_cache, use_grouped_attention
+from reopold.engines.stops import StopStrings
 from reopold.rollouts import FinishReason, Rollout, SamplingParams
 from reopold.scoring import Scores, check_head, output_head, score
 from reopold.stopping import ShouldStop, check, never
+from reopold.vision import Vision, takes_images
 
 #: Finished rows leave the batch once they make up this share of it: copying the cache costs too.
 COMPACT_SHARE = 0.2
@@ -38,13 +42,15 @@ PADDING = 64
 
 
 def load_model(path: str, *, dtype: str, device: str) -> PreTrainedModel:
-    """A causal LM in evaluation mode (no dropout: the importance ratio must be exact).
+    """A causal LM, or one that also sees, in evaluation mode (no dropout: the importance ratio must
+    be exact).
 
     Raises:
         ConfigError: no checkpoint at `path`, a damaged one, or a head that is not supported.
     """
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+        kind: Any = AutoModelForImageTextToText if takes_images(path) else AutoModelForCausalLM
+        model: Any = kind.from_pretrained(path, dtype=getattr(torch, dtype))
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"checkpoint {path} cannot be loaded: {reason}") from error
@@ -68,6 +74,8 @@ class HFEngine:
     """Keys and values that a batch may need at most; more requests are sampled in turn."""
     micro_batch: int = 32
     """Sequences that are scored together."""
+    vision: Vision | None = None
+    """Of a model that takes images."""
     should_stop: ShouldStop = never
     """Asked at every token; then the batch is given up."""
 
@@ -81,7 +89,8 @@ class HFEngine:
         should_stop: ShouldStop = never,
     ) -> HFEngine:
         model = load_model(str(path), dtype=dtype, device=device)
-        return cls(model, load_tokenizer(str(path)), should_stop=should_stop)
+        vision = Vision.of(model, str(path))
+        return cls(model, load_tokenizer(str(path)), vision=vision, should_stop=should_stop)
 
     @torch.inference_mode()
     def generate(
@@ -92,13 +101,18 @@ class HFEngine:
         seeds: Sequence[int],
         n: int = 1,
         limits: Sequence[int] | None = None,
+        images: Sequence[Sequence[Image]] | None = None,
         on_finished: OnFinished | None = None,
     ) -> list[Rollout]:
         """See :class:`reopold.engines.base.Engine`. Rows that have ended leave the batch."""
         most = check_limits(prompts, params, limits)
+        shown = images or [()] * len(prompts)
         rows = [
-            _Row(request * n + i, list(prompt), seed + i, limit)
-            for request, (prompt, seed, limit) in enumerate(zip(prompts, seeds, most, strict=True))
+            _Row(request * n + i, list(prompt), seed + i, limit, tuple(seen), expanded)
+            for request, (prompt, seed, limit, seen) in enumerate(
+                zip(prompts, seeds, most, shown, strict=True)
+            )
+            for expanded in [self._expanded(prompt, seen)]
             for i in range(n)
         ]
         done: dict[int, Rollout] = {}
@@ -113,11 +127,19 @@ class HFEngine:
             self._sample(batch, params, finish)
         return [done[place] for place in range(len(rows))]
 
+    def _expanded(self, prompt: Sequence[int], images: Sequence[Image]) -> list[int]:
+        if self.vision is not None:
+            return self.vision.expand(prompt, images)
+        if images:
+            raise ConfigError("a prompt has images, which this model does not take")
+        return list(prompt)
+
     def _sample(self, rows: Sequence[_Row], params: SamplingParams, finish: OnFinished) -> None:
         eos, device = self.tokenizer.eos_token_id, self.model.device
-        decoder = _Decoder(self.model, [row.prompt for row in rows], len(self.tokenizer), eos)
+        decoder = _Decoder(self.model, rows, len(self.tokenizer), eos, self.vision)
         stops = {eos, *params.stop_ids}
         stops_K = torch.tensor(sorted(stops), device=device)
+        strings = StopStrings(self.tokenizer, params.stop_strings)
         limits_R = torch.tensor([row.limit for row in rows], device=device)
         longest = max(row.limit for row in rows)
         uniforms_RT = _uniforms([row.seed for row in rows], longest).to(device)
@@ -131,7 +153,7 @@ class HFEngine:
                 logprobs_RT[rows_K, :length].tolist(),
                 strict=True,
             ):
-                end, reason = response_end(ids, stops, rows[row].limit)
+                end, reason = response_end(ids, stops, rows[row].limit, strings)
                 finish(
                     rows[row].place,
                     Rollout(
@@ -140,6 +162,7 @@ class HFEngine:
                         logprobs=logprobs[:end],
                         finish_reason=reason,
                         weight_version=self.weight_version,
+                        images=rows[row].images,
                     ),
                 )
 
@@ -155,7 +178,12 @@ class HFEngine:
                 banned_K=stops_K if t < params.min_new_tokens else None,
             )
             tokens_RT[rows_B, t], logprobs_RT[rows_B, t] = ids_B, chosen_B
-            left_K = decoder.retire(torch.isin(ids_B, stops_K) | (t + 1 >= limits_R[rows_B]))
+            ended_B = torch.isin(ids_B, stops_K) | (t + 1 >= limits_R[rows_B])
+            if params.stop_strings:
+                for b, (row, token) in enumerate(zip(rows_B.tolist(), ids_B.tolist(), strict=True)):
+                    if token in strings.candidates:
+                        ended_B[b] |= strings.completes(tokens_RT[row, : t + 1].tolist())
+            left_K = decoder.retire(ended_B)
             if len(left_K):
                 report(left_K, t + 1)
             if not len(decoder.rows_B):
@@ -170,6 +198,7 @@ class HFEngine:
             head=head,
             micro_batch=self.micro_batch,
             top_k=top_k,
+            vision=self.vision,
             should_stop=self.should_stop,
         )
 
@@ -196,16 +225,25 @@ class _Row:
     seed: int
     limit: int
     """Most new tokens."""
+    images: tuple[Image, ...]
+    expanded: list[int]
+    """The prompt with the room that its images take."""
+
+    @property
+    def context(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """What rows have in common that may share a prefill."""
+        return tuple(self.expanded), tuple(image.digest for image in self.images)
 
 
 def response_end(
-    ids: Sequence[int], stops: Collection[int], limit: int
+    ids: Sequence[int], stops: Collection[int], limit: int, strings: StopStrings | None = None
 ) -> tuple[int, FinishReason]:
     """Length of a response within what was sampled for its row, and why it ended there."""
-    for place, token in enumerate(ids[:limit]):
-        if token in stops:
-            return place + 1, "stop"
-    return limit, "length"
+    sampled = ids[:limit]
+    ends = [place + 1 for place, token in enumerate(sampled) if token in stops][:1]
+    if strings is not None and (end := strings.end(sampled)) is not None:
+        ends.append(end)
+    return (min(ends), "stop") if ends else (limit, "length")
 
 
 def batches(rows: Sequence[_Row], new_tokens: int, token_limit: int) -> Iterator[list[_Row]]:
@@ -214,11 +252,11 @@ def batches(rows: Sequence[_Row], new_tokens: int, token_limit: int) -> Iterator
     A shorter prompt is padded up to the longest of its batch; past a quarter of padding it waits.
     """
     batch: list[_Row] = []
-    for row in sorted(rows, key=lambda row: -len(row.prompt)):
+    for row in sorted(rows, key=lambda row: -len(row.expanded)):
         if batch:
-            longest = len(batch[0].prompt)
+            longest = len(batch[0].expanded)
             full = (len(batch) + 1) * (longest + new_tokens) > token_limit
-            padding = longest - len(row.prompt)
+            padding = longest - len(row.expanded)
             if full or padding > max(PADDING, longest // 4):
                 yield batch
                 batch = []
@@ -239,23 +277,42 @@ class _Decoder:
     """The live rows of a batch: their cache, mask and next-token logits."""
 
     def __init__(
-        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], vocab_size: int, pad: int
+        self,
+        model: PreTrainedModel,
+        rows: Sequence[_Row],
+        vocab_size: int,
+        pad: int,
+        vision: Vision | None,
     ) -> None:
         use_grouped_attention(model)
-        self.model, self.head = model, output_head(model, vocab_size)
+        self.model, self.head, self.vision = model, output_head(model, vocab_size), vision
+        pad = pad if vision is None else vision.filler
         self.cache = roomy_cache(model)
         # Each distinct prompt is read once, whoever shares it. Any id will do under the mask:
         # Llama's tokenizers have no pad token.
-        distinct = {tuple(prompt): None for prompt in prompts}
-        number = {prompt: u for u, prompt in enumerate(distinct)}
-        ids_UL, self.mask_BL = _left_pad(list(distinct), pad, model.device)
+        contexts = [row.context for row in rows]
+        distinct = dict(zip(contexts, rows, strict=True))
+        number = {context: u for u, context in enumerate(distinct)}
+        ids_UL, self.mask_BL = _left_pad([ids for ids, _ in distinct], pad, model.device)
         self.padded = not bool(self.mask_BL.all())
-        logits_UV = self._forward(ids_UL, (self.mask_BL.cumsum(-1) - 1).clamp(min=0))
-        expand_B = torch.tensor([number[tuple(p)] for p in prompts], device=model.device)
+        position_UL = (self.mask_BL.cumsum(-1) - 1).clamp(min=0)
+        inputs: dict[str, Tensor] = {"position_ids": position_UL}
+        delta_U: Tensor | None = None
+        if vision is not None:
+            placed = vision.place(
+                [row.expanded for row in distinct.values()],
+                [row.images for row in distinct.values()],
+                length=ids_UL.shape[1],
+                left=True,
+            )
+            inputs, delta_U = {**inputs, **placed.inputs}, placed.deltas_B
+        logits_UV = self._forward(ids_UL, inputs)
+        expand_B = torch.tensor([number[context] for context in contexts], device=model.device)
+        self.delta_B = None if delta_U is None else delta_U[expand_B]
         self.cache.batch_select_indices(expand_B)
         self.mask_BL = self.mask_BL[expand_B]
         self.length_B = self.mask_BL.sum(-1)
-        self.rows_B = torch.arange(len(prompts), device=model.device)
+        self.rows_B = torch.arange(len(rows), device=model.device)
         self.live_B = torch.ones_like(self.rows_B, dtype=torch.bool)
         self.logits_BV = logits_UV[expand_B]
 
@@ -273,22 +330,29 @@ class _Decoder:
         self.cache.batch_select_indices(kept_B)
         self.rows_B, self.live_B = self.rows_B[kept_B], self.live_B[kept_B]
         self.mask_BL, self.length_B = self.mask_BL[kept_B], self.length_B[kept_B]
+        self.delta_B = None if self.delta_B is None else self.delta_B[kept_B]
         return gone_K
 
     def advance(self, ids_B: Tensor) -> None:
         """Feed the sampled tokens of the rows that are left."""
         self.mask_BL = torch.cat([self.mask_BL, self.mask_BL.new_ones(len(ids_B), 1)], dim=-1)
-        self.logits_BV = self._forward(ids_B[:, None], self.length_B[:, None])
+        position_BT = self.length_B[:, None]
+        if self.delta_B is not None:
+            position_BT = (position_BT + self.delta_B[:, None]).expand(3, -1, -1)
+        if self.vision is not None:
+            asks_B = ids_B == self.vision.image_token_id
+            ids_B = ids_B.masked_fill(asks_B, self.vision.filler)
+        self.logits_BV = self._forward(ids_B[:, None], {"position_ids": position_BT})
         self.length_B = self.length_B + 1
 
-    def _forward(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
+    def _forward(self, ids_BT: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Logits of the last position over the real vocabulary, at least float32."""
         hidden_BTD = self.model.base_model(
             input_ids=ids_BT,
             attention_mask=self.mask_BL if self.padded else None,
-            position_ids=position_BT,
             past_key_values=self.cache,
             use_cache=True,
+            **inputs,
         ).last_hidden_state
         return self.head.logits(hidden_BTD[:, -1])
 

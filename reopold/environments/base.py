@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,20 +19,35 @@ class Observation:
     calls: int = 0
     """Tool calls that the message held."""
     failed: int = 0
-    """Those among them that were the model's mistake: malformed, raised, timed out."""
+    """Those among them that were the model's mistake: malformed, raised, timed out. The text names
+    what was wrong; a mistake of the model is never an exception."""
 
 
-class Environment(Protocol):
-    """One dialogue's world. Every dialogue has one of its own."""
+class Environment(ABC):
+    """One dialogue's world. Every dialogue has one of its own, in one thread from first to last."""
 
+    schemas: Sequence[dict[str, Any]] = ()
+    """Functions that may be called, for the chat template to show."""
+
+    def observe(self) -> str:
+        """What it says before the model's first word, the same in every world of one task."""
+        return ""
+
+    @abstractmethod
     def act(self, message: str) -> Observation:
         """Carry out what a message of the model asks for.
 
         Raises:
             SandboxFailure: the environment itself broke; it says nothing about the model.
         """
-        ...
 
-    def close(self) -> None:
+    def outcome(self) -> float | None:
+        """Its own verdict on the dialogue, asked at its end; None: the model's answer decides.
+
+        Raises:
+            SandboxFailure: as :meth:`act`.
+        """
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
         """End every process and remove every file; a second call does nothing."""
-        ...

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reopold.environments.base import Observation
+from reopold.environments.base import Environment, Observation
 from reopold.sandbox.interpreter import TOOL_LIMITS, Execution, Interpreter, shorten
 from reopold.sandbox.limits import Limits
 
@@ -30,7 +30,7 @@ class _Call:
     """What is wrong with the call, if something is."""
 
 
-class PythonEnvironment:
+class PythonEnvironment(Environment):
     """Runs the code that a message holds, in one namespace for the whole dialogue.
 
     `fenced`: the last block of the message that is fenced as Python is run, unless an answer

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reopold.config import ConfigError
-from reopold.environments.base import Observation
+from reopold.environments.base import Environment, Observation
 
 Requestor = Literal["assistant", "user"]
 
@@ -139,7 +139,7 @@ def read_call(call: Any) -> ToolCall:
     return ToolCall(call["name"], arguments)
 
 
-class Tau2Mock:
+class Tau2Mock(Environment):
     """One task's world, in the state in which its dialogue begins.
 
     Args:
@@ -203,9 +203,6 @@ class Tau2Mock:
         failed = sum(not worked for _, worked in answers)
         text = "\n".join(text for text, _ in answers)
         return Observation(text, done=not calls, calls=len(calls), failed=failed)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
     def call(self, call: ToolCall, requestor: str = "assistant") -> tuple[str, bool]:
         """Carry out a call; its answer as text, and whether it worked."""

@@ -12,12 +12,10 @@ MAX_POSITIONS = 128
 HEAD_DIM = 32
 
 
-def build_model(
-    tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int, seed: int
-) -> Qwen3ForCausalLM:
-    """An untrained Qwen3 of `width` hidden units and `layers` layers, float32."""
+def qwen3_config(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) -> Qwen3Config:
+    """A Qwen3 of `width` hidden units and `layers` layers."""
     heads = width // (16 if width % 16 == 0 else 8)
-    config = Qwen3Config(
+    return Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=3 * width,
@@ -32,6 +30,13 @@ def build_model(
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
+
+
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int, seed: int
+) -> Qwen3ForCausalLM:
+    """An untrained Qwen3, float32."""
+    config = qwen3_config(tokenizer, width=width, layers=layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen3ForCausalLM(config)

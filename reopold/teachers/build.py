@@ -12,6 +12,7 @@ from reopold.stopping import ShouldStop, never
 from reopold.teachers.base import Teacher
 from reopold.teachers.local import LocalTeacher
 from reopold.teachers.routing import RoutedTeacher
+from reopold.vision import Vision
 
 
 def build_teacher(
@@ -85,5 +86,6 @@ def load_local(
         len(tokenizer),
         config.train.micro_batch,
         config.objective.logprob_temperature,
+        vision=Vision.of(model, path),
         should_stop=should_stop,
     )

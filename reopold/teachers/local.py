@@ -11,6 +11,7 @@ from reopold.rollouts import Needs, Rollout
 from reopold.scoring import Scores, output_head, score
 from reopold.stopping import ShouldStop, never
 from reopold.teachers.base import SAMPLED_ONLY
+from reopold.vision import Vision
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class LocalTeacher:
     """Of the log-probs and entropies, not of any sampling."""
     concurrent: bool = False
     """It shares its device with the sampler, and would only take turns with it."""
+    vision: Vision | None = None
     should_stop: ShouldStop = never
 
     def score(self, rollouts: Sequence[Rollout], needs: Needs = SAMPLED_ONLY) -> Scores:
@@ -34,6 +36,7 @@ class LocalTeacher:
             micro_batch=self.micro_batch,
             top_k=needs.top_k,
             vocabulary=needs.vocabulary,
+            vision=self.vision,
             should_stop=self.should_stop,
         )
 

@@ -5,6 +5,7 @@
     child run    a run directory: metrics by step, tags, parameters, config.json, manifest.json;
                  one more for each attempt that a rollback began
     logged model a checkpoint that has been evaluated; its metrics name the benchmark as data set
+    trace        a dialogue with tools, a few of every checkpoint
 
 The run directory is the truth and MLflow a copy that may lag. What has arrived is asked of MLflow
 itself, and what is on its way is written down before it is sent, so that nothing arrives twice:

@@ -25,6 +25,7 @@ from tasks.tracking.client import (
     set_tags,
     study_parent,
 )
+from tasks.tracking.traces import Origin, send_episodes
 from tasks.tracking_records import ShipReport
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class _Shipment:
         if self.cursor.status != status:
             self.cursor.save(status=status)
         self._send_files()
+        dialogues = self._send_dialogues()
         return ShipReport(
             experiment_id=self.cursor.experiment_id,
             run_id=self.run_id,
@@ -90,6 +92,7 @@ class _Shipment:
             steps_sent=steps,
             metrics_sent=points,
             evaluations_sent=len(fresh),
+            dialogues_sent=dialogues,
             url=records.page(client.tracking_uri, self.cursor.experiment_id, self.run_id),
         )
 
@@ -224,6 +227,21 @@ class _Shipment:
             evaluations={**self.cursor.evaluations, evaluation.key: evaluation.content},
             models={**self.cursor.models, str(evaluation.step): model.model_id},
         )
+
+    def _send_dialogues(self) -> int:
+        """Traces of the dialogues kept with each checkpoint; returns how many were sent."""
+        attempt, sent = self.found.attempt, 0
+        origin = Origin(
+            experiment_id=self.cursor.experiment_id,
+            run_id=self.run_id,
+            identity=f"{self.found.identity(self.run_dir)}/{attempt}",
+            tags={"run": self.config.name, "method": self.config.method, "study": self.study},
+        )
+        for found in self.found.episodes:
+            if found.dialogues and self.cursor.traces.get(str(found.step)) != found.content:
+                sent += send_episodes(self.client, origin, found)
+                self.cursor.save(traces={**self.cursor.traces, str(found.step): found.content})
+        return sent
 
     def _model(self, evaluation: state.Evaluation) -> LoggedModel:
         """The checkpoint's logged model, found by digest or made; it holds no weights."""

@@ -15,6 +15,7 @@ from reopold.provenance import checkpoint_digest
 from reopold.run_dir import Record, RunDir, write_atomic
 from tasks import home
 from tasks import tracking_records as records
+from tasks.tracking.traces import Episodes, episodes
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Cursor:
     """SHA-256 of the results.json sent, by `step-000075/BENCHMARK`."""
     models: dict[str, str] = field(default_factory=dict)
     """Logged model's id by checkpoint step."""
+    traces: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the rollouts whose dialogues were sent, by checkpoint step."""
 
     @classmethod
     def load(cls, run_dir: Path, uri: str) -> Cursor:
@@ -122,6 +125,7 @@ class Snapshot:
     lines: list[Record]
     events: list[Record]
     evaluations: list[Evaluation]
+    episodes: list[Episodes]
     changes: list[Change]
 
     @property
@@ -179,14 +183,16 @@ def snapshot(run_dir: RunDir) -> Snapshot:
     while True:
         changes = run_dir.changes()
         manifest = run_dir.manifest()
+        lines = [n for n in run_dir.metrics() if _stands(n["step"] + 1, n["time"], changes)]
         found = Snapshot(
             manifest=manifest,
             held=manifest["status"] == "running" and run_dir.holder() is not None,
-            lines=[n for n in run_dir.metrics() if _stands(n["step"] + 1, n["time"], changes)],
+            lines=lines,
             events=run_dir.events(),
             evaluations=[
                 e for e in evaluations(run_dir) if _stands(e.step, e.time / 1000, changes)
             ],
+            episodes=episodes(run_dir, {line["step"]: line["time"] for line in lines}),
             changes=changes,
         )
         if run_dir.changes() == changes:
@@ -214,12 +220,14 @@ class Waiting:
     run_dir: Path
     steps: int
     evaluations: int
+    dialogues: int
     status: str
 
     def __str__(self) -> str:
         parts = [
             records.counted(self.steps, "step"),
             records.counted(self.evaluations, "evaluation"),
+            records.counted(self.dialogues, "dialogue"),
             f"that it is {self.status}" if self.status else "",
         ]
         return f"{self.run_dir.name}: {', '.join(filter(None, parts))}"
@@ -247,10 +255,16 @@ def waiting_run(run_dir: Path) -> Waiting | None:
         run_dir=run_dir,
         steps=sum(line["step"] >= cursor.next_step for line in found.lines),
         evaluations=sum(sent.get(each.key) != each.content for each in found.evaluations),
+        dialogues=sum(
+            len(each.dialogues)
+            for each in found.episodes
+            if cursor.traces.get(str(each.step)) != each.content
+        ),
         status="" if told else str(found.manifest["status"]),
     )
     new = found.manifest["status"] == "new"
-    return waits if not new and (waits.steps or waits.evaluations or waits.status) else None
+    some = waits.steps or waits.evaluations or waits.dialogues or waits.status
+    return waits if not new and some else None
 
 
 def waiting(study_dir: Path) -> list[Waiting]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def curves(
         average_Q=average,
         tokens_Q=tokens,
         seconds_Q=tokens / 50,
-        prompt_tokens_Q=None,
+        prompt_tokens_Q=np.zeros(len(average)),
         parameters=parameters,
     )
 
@@ -45,9 +47,16 @@ def pair(
     return student, curves(np.full(n, target), np.full(n, 300.0), 6e9)
 
 
+def speed_up_of(
+    student: QuestionCurves, teacher: QuestionCurves, **settings: Any
+) -> SpeedUp:  # fmt: skip
+    """Of a single student."""
+    return speed_up([student], teacher, **settings)
+
+
 def test_by_hand() -> None:
     # 0.55 lies half-way between maj@2 and maj@4: k = 2 sqrt 2, half-way in log k.
-    result = speed_up(*pair([0.4, 0.5, 0.6, 0.7, 0.8], 0.55))
+    result = speed_up_of(*pair([0.4, 0.5, 0.6, 0.7, 0.8], 0.55))
     k = 2 * math.sqrt(2)
     assert result.k == pytest.approx(k)
     assert result.tokens.value == pytest.approx(300 / (100 * k))
@@ -59,6 +68,45 @@ def test_by_hand() -> None:
     assert result.k_low == pytest.approx(k) and result.k_high == pytest.approx(k)
     assert "Equal at k = 2.8 [2.8, 2.8]: speed-up 1.06× [1.06, 1.06] in time" in result.sentence()
     assert "Not reached" not in result.sentence()
+
+
+def test_prompts_are_read_once_and_cost() -> None:
+    student, teacher = pair([0.4, 0.5, 0.6, 0.7, 0.8], 0.55)
+    k, n = 2 * math.sqrt(2), len(student.questions)
+    student = replace(student, prompt_tokens_Q=np.full(n, 30.0))
+    teacher = replace(teacher, prompt_tokens_Q=np.full(n, 90.0))  # an image takes more room there
+    result = speed_up_of(student, teacher)
+    assert result.k == pytest.approx(k)
+    assert result.tokens.value == pytest.approx((90 + 300) / (30 + 100 * k))
+    assert result.flops.value == pytest.approx(4 * (90 + 300) / (30 + 100 * k))
+    assert result.seconds.value == pytest.approx(300 / (100 * k))
+    never = speed_up_of(replace(student, ks=KS), replace(teacher, average_Q=np.full(n, 0.9)))
+    assert never.tokens.low == 0.0
+    assert never.tokens.value == pytest.approx((90 + 300) / (30 + 1600))
+
+
+def test_seeds_are_averaged_and_resampled() -> None:
+    # Two students that never vary over questions: only which of them is drawn does.
+    good, teacher = pair([0.5, 0.6, 0.7, 0.8, 0.9], 0.7)
+    poor, _ = pair([0.3, 0.4, 0.5, 0.6, 0.7], 0.7)
+    poor = replace(poor, tokens_Q=poor.tokens_Q * 3)
+    result = speed_up([good, poor], teacher)
+    # Their mean is 0.4, 0.5, 0.6, 0.7, ...: the target at k = 8, with 200 tokens a sample.
+    assert result.k == pytest.approx(8.0) and result.seeds == 2
+    assert result.tokens.value == pytest.approx(300 / (8 * 200))
+    # A quarter of the resamples each hold only the good one (k = 4), only the poor one (k = 16).
+    assert (result.k_low, result.k_high) == pytest.approx((4.0, 16.0))
+    limits = (300 / (16 * 300), 300 / (4 * 100))
+    assert (result.tokens.low, result.tokens.high) == pytest.approx(limits)
+    assert "(40 questions, mean over 2 seeds)" in result.sentence()
+    assert speed_up([good, good], teacher).tokens == speed_up([good], teacher).tokens
+
+
+def test_seeds_of_other_questions_are_refused() -> None:
+    student, teacher = pair([0.4, 0.5, 0.6, 0.7, 0.8], 0.55)
+    fewer, _ = pair([0.4, 0.5, 0.6, 0.7, 0.8], 0.55, n=39)
+    with pytest.raises(ConfigError, match="the seeds answer other questions"):
+        speed_up([student, fewer], teacher)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +121,7 @@ def test_first_crossing(target: float, expected: float) -> None:
 
 
 def test_not_reached_is_a_bound() -> None:
-    result = speed_up(*pair([0.4, 0.5, 0.6, 0.65, 0.7], 0.9))
+    result = speed_up_of(*pair([0.4, 0.5, 0.6, 0.65, 0.7], 0.9))
     assert result.k is None and result.reached == 0.0
     assert result.k_low == result.k_high == math.inf
     assert result.tokens.value == pytest.approx(300 / 1600)  # below what 16 samples cost
@@ -88,13 +136,13 @@ def test_reached_in_some_resamples() -> None:
     scores = np.clip(hard[:, None] + np.array([0.0, 0.02, 0.04, 0.06, 0.08]), 0, 1)
     student = curves(scores[:, 0], np.full(n, 100.0), 1.0, scores)
     teacher = curves(np.clip(hard + rng.normal(0.07, 0.2, n), 0, 1), np.full(n, 300.0), 1.0)
-    result = speed_up(student, teacher)
+    result = speed_up_of(student, teacher)
     assert 0.1 < result.reached < 0.9
     assert result.k_high == math.inf and result.tokens.low == 0.0
     assert result.tokens.high > 0.0
     assert "% of the resamples" in result.sentence() or "Not reached by" in result.sentence()
-    assert result == speed_up(student, teacher)  # the seed is fixed
-    assert result != speed_up(student, teacher, seed=1)
+    assert result == speed_up_of(student, teacher)  # the seed is fixed
+    assert result != speed_up_of(student, teacher, seed=1)
 
 
 def test_costs_are_resampled_with_the_scores() -> None:
@@ -103,10 +151,10 @@ def test_costs_are_resampled_with_the_scores() -> None:
     tokens = rng.lognormal(5, 0.5, size=60)
     scores = np.full((60, 5), 0.5)
     student = curves(scores[:, 0], tokens, 1.0, scores)
-    same = speed_up(student, curves(scores[:, 0], 2 * tokens, 1.0))
+    same = speed_up_of(student, curves(scores[:, 0], 2 * tokens, 1.0))
     # Twice the tokens on each question is a ratio of 2 in every resample: questions are paired.
     assert (same.tokens.low, same.tokens.high) == pytest.approx((2.0, 2.0))
-    other = speed_up(student, curves(scores[:, 0], 2 * rng.permutation(tokens), 1.0))
+    other = speed_up_of(student, curves(scores[:, 0], 2 * rng.permutation(tokens), 1.0))
     assert other.tokens.low < 1.8 and other.tokens.high > 2.2
 
 
@@ -118,14 +166,14 @@ def test_clusters_are_resampled_whole() -> None:
     target = np.clip(np.repeat(rng.random(15), 4) * 0.2 + wide, 0, 1)
     names = [f"figure {i // 4}" for i in range(60)]
     tokens = np.full(60, 100.0)
-    alone = speed_up(curves(wide, tokens, 1.0, scores), curves(target, tokens, 1.0))
-    grouped = speed_up(curves(wide, tokens, 1.0, scores, names), curves(target, tokens, 1.0))
+    alone = speed_up_of(curves(wide, tokens, 1.0, scores), curves(target, tokens, 1.0))
+    grouped = speed_up_of(curves(wide, tokens, 1.0, scores, names), curves(target, tokens, 1.0))
     assert grouped.k == alone.k
     assert grouped.k_high - grouped.k_low > 1.4 * (alone.k_high - alone.k_low)
 
 
 def test_one_question_knows_no_limits() -> None:
-    result = speed_up(*pair([0.4, 0.5, 0.6, 0.7, 0.8], 0.55, n=1))
+    result = speed_up_of(*pair([0.4, 0.5, 0.6, 0.7, 0.8], 0.55, n=1))
     assert (result.tokens.low, result.tokens.high) == (0.0, math.inf)
 
 
@@ -133,9 +181,9 @@ def test_other_questions_and_metrics_are_refused() -> None:
     student, teacher = pair([0.4, 0.5, 0.6, 0.7, 0.8], 0.55)
     _, fewer = pair([0.4] * 5, 0.55, n=39)
     with pytest.raises(ConfigError, match=r"other questions: 1 are in one only \(q39\)"):
-        speed_up(student, fewer)
+        speed_up_of(student, fewer)
     with pytest.raises(ConfigError, match=r"pass@k is not among"):
-        speed_up(student, teacher, metric="pass@k")
+        speed_up_of(student, teacher, metric="pass@k")
 
 
 SAMPLES = 16
@@ -163,14 +211,14 @@ def draw(n: int, gap: float, rng: np.random.Generator) -> tuple[QuestionCurves, 
 
 def truth(gap: float) -> SpeedUp:
     """Of 200,000 questions: the population's."""
-    return speed_up(*draw(200_000, gap, np.random.default_rng(9)), resamples=1)
+    return speed_up_of(*draw(200_000, gap, np.random.default_rng(9)), resamples=1)
 
 
 def coverage(n: int, gap: float, trials: int) -> tuple[float, float]:
     true, rng, hits = truth(gap), np.random.default_rng([n, int(100 * gap)]), np.zeros(2)
     assert true.k is not None
     for trial in range(trials):
-        found = speed_up(*draw(n, gap, rng), resamples=1000, seed=trial)
+        found = speed_up_of(*draw(n, gap, rng), resamples=1000, seed=trial)
         hits += (
             found.k_low <= true.k <= found.k_high,
             found.tokens.low <= true.tokens.value <= found.tokens.high,

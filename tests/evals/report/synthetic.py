@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from evals.report.statistics import FloatArray
 from evals.results import (
@@ -29,15 +31,22 @@ from evals.stats import score_interval
 from reopold.config import (
     DataConfig,
     EvaluationConfig,
+    Family,
     Method,
     ModelConfig,
     RunConfig,
     SamplingConfig,
+    ScalingConfig,
     StudyConfig,
     TrainConfig,
 )
 from reopold.run_dir import RunDir
 
+FAMILIES: dict[str, Family] = {
+    "micro_maths": "maths",
+    "micro_visual": "visual",
+    "micro_tools": "tools",
+}
 #: Skill at the start, at the end, and the share of the steps in which most of it is gained.
 SKILLS = {"reopold": (0.2, 1.9, 0.25), "opd": (0.2, 1.7, 0.4), "grpo": (0.2, 1.1, 0.8)}
 TEACHER_SKILL = 2.3
@@ -54,6 +63,9 @@ class Synthetic:
     steps: int = 12
     every: int = 4
     resamples: int = 200
+    benchmarks: tuple[str, ...] = ("micro_maths",)
+    scaling: int = 0
+    """Samples a question of the test-time scaling experiment, of reopold's runs and opd's."""
 
     def study(self) -> StudyConfig:
         return StudyConfig(
@@ -62,7 +74,10 @@ class Synthetic:
             seeds=list(self.seeds),
             sampling=SamplingConfig(prompts_per_step=8, rollouts_per_prompt=4),
             train=TrainConfig(steps=self.steps, checkpoint_every=self.every),
-            evaluation=EvaluationConfig(samples=self.samples),
+            evaluation=EvaluationConfig(
+                benchmark=self.benchmarks[0], also=list(self.benchmarks[1:]), samples=self.samples
+            ),
+            scaling=ScalingConfig(samples=self.scaling),
         )
 
     def run(self, name: str, method: Method, seed: int) -> RunConfig:
@@ -93,7 +108,37 @@ def write_study(folder: Path, what: Synthetic) -> Path:
                 step: skill(method, step / what.steps) + wobble for step in _evaluated(config)
             }
             write_run(folder, what, config, skills)
+    if "micro_visual" in what.benchmarks:
+        write_pictures(folder, what)
+    if what.scaling:
+        write_scaling(folder, what)
     return folder
+
+
+def write_pictures(folder: Path, what: Synthetic) -> None:
+    images = folder / "micro" / "micro_visual" / "images"
+    images.mkdir(parents=True)
+    for question in range(what.questions):
+        picture = Image.new("RGB", (24, 24), (250, 250, 250))
+        ImageDraw.Draw(picture).rectangle((2, 2, 3 + question % 20, 12), fill=(200, 40, 40))
+        picture.save(images / f"q{question:04d}.png")
+
+
+def write_scaling(folder: Path, what: Synthetic) -> None:
+    """STUDY/scaling: the teacher takes three times as long as a student and is ten times larger."""
+    levels = {"student": -1.5, "teacher": TEACHER_SKILL}
+    for method in (name for name in what.methods if name in ("reopold", "opd")):
+        levels |= {f"{method}-s{seed}": SKILLS[method][1] + 0.05 * seed for seed in what.seeds}
+    many = replace(what, samples=what.scaling)
+    for who, level in levels.items():
+        config = what.run(who, "sft", 0)
+        large = who == "teacher"
+        for benchmark in what.benchmarks:
+            write_evaluation(
+                folder / "scaling" / who / benchmark, config, what.steps,
+                draw_verdicts(many, level), what.resamples, benchmark=benchmark,
+                seconds=0.03 if large else 0.01, parameters=10_000 if large else 1000,
+            )  # fmt: skip
 
 
 def _evaluated(config: RunConfig) -> list[int]:
@@ -111,15 +156,17 @@ def write_run(folder: Path, what: Synthetic, config: RunConfig, skills: dict[int
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text(config.canonical_json(), encoding="utf-8")
     write_manifest(run, config, "finished", config.train.steps)
-    lines = [json.dumps(line) for line in metric_lines(config)]
+    lines = [json.dumps(line) for line in metric_lines(config, what.benchmarks)]
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     RunDir(run).event("start", 0, "on cpu")
     RunDir(run).event("finish", config.train.steps, "all steps are done")
     for step, level in skills.items():
-        verdicts = draw_verdicts(what, level)
-        write_evaluation(run, config, step, verdicts, what.resamples)
+        for number, benchmark in enumerate(what.benchmarks):
+            verdicts = draw_verdicts(what, level - 0.3 * number)
+            place = run / "eval" / f"step-{step:06d}" / benchmark
+            write_evaluation(place, config, step, verdicts, what.resamples, benchmark=benchmark)
     if config.method in ("reopold", "opd"):
-        write_rollouts(run, config)
+        write_rollouts(run, config, what.benchmarks)
 
 
 def write_manifest(run: Path, config: RunConfig, status: str, step: int) -> None:
@@ -140,7 +187,9 @@ def write_manifest(run: Path, config: RunConfig, status: str, step: int) -> None
     (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def metric_lines(config: RunConfig) -> list[dict[str, float | int | str]]:
+def metric_lines(
+    config: RunConfig, benchmarks: Sequence[str] = ("micro_maths",)
+) -> list[dict[str, float | int | str]]:
     """A line a step; distillation has a teacher's reward, only reopold drops tokens."""
     draw = np.random.default_rng([11, config.seed, len(config.method)])
     lines: list[dict[str, float | int | str]] = []
@@ -168,6 +217,10 @@ def metric_lines(config: RunConfig) -> list[dict[str, float | int | str]]:
             line["train/kept_fraction"] = float(kept + draw.normal(0, 0.01))
         if config.method in ("reopold", "opd"):
             line["teacher/reward"] = float(-0.4 + 0.3 * progress + draw.normal(0, 0.03))
+        if "micro_tools" in benchmarks:
+            line |= {"rollout/turns": 2.1, "rollout/calls": 1.1, "rollout/failed_calls": 0.2}
+        for family in (FAMILIES[name] for name in benchmarks if len(benchmarks) > 1):
+            line[f"family/{family}/reward"] = float(0.4 + 0.3 * progress + draw.normal(0, 0.03))
         lines.append(line)
     return lines
 
@@ -181,30 +234,40 @@ def draw_verdicts(what: Synthetic, level: float) -> FloatArray:
 
 
 def write_evaluation(
-    run: Path, config: RunConfig, step: int, verdicts_QK: FloatArray, resamples: int = 200
+    place: Path,
+    config: RunConfig,
+    step: int,
+    verdicts_QK: FloatArray,
+    resamples: int = 200,
+    *,
+    benchmark: str = "micro_maths",
+    seconds: float = 0.5,
+    parameters: int = 1000,
 ) -> None:
-    """results.json and samples.parquet as an evaluation writes them."""
+    """results.json and samples.parquet as an evaluation writes them; odd questions are vision-only,
+    and a dialogue calls its tool once, at the third sample twice and for nothing."""
     questions, k = verdicts_QK.shape
+    visual, tools = benchmark == "micro_visual", benchmark == "micro_tools"
     rows = [
         SampleRow(
             question_id=f"q{question:04d}",
             sample=sample,
             prompt=f"{question} + 1 =",
-            images=[],
+            images=[f"/suite/images/q{question:04d}.png"] if visual else [],
             cluster=f"q{question:04d}",
             response=f"= {question + 1}",
-            response_ids=[1, 2],
+            response_ids=[1] * (20 if tools else 12),
             extracted=str(question + 1) if right else str(question + sample + 2),
             vote=RIGHT if right else f"wrong {sample}",
             gold=str(question + 1),
             correct=bool(right),
             status="ok",
-            finish_reason="stop",
+            finish_reason="turns" if tools and sample == 2 else "stop",
             tokens=12,
             prompt_tokens=4,
-            seconds=0.5,
-            calls=0,
-            failed_calls=0,
+            seconds=seconds,
+            calls=(2 if sample == 2 else 1) if tools else 0,
+            failed_calls=int(tools and sample == 2),
         )
         for question, line in enumerate(verdicts_QK)
         for sample, right in enumerate(line)
@@ -228,11 +291,23 @@ def write_evaluation(
                 seed_se=0.005,
             )
         )
+    for version, start in (("text_dominant", 0), ("vision_only", 1)) if visual else ():
+        own = score_interval([float(line.mean()) for line in verdicts_QK[start::2]])
+        scores.append(
+            Score(
+                metric=version,
+                k=k,
+                n=questions // 2,
+                **own.__dict__,
+                question_se=0.01,
+                seed_se=None,
+            )
+        )
     results = Results(
-        benchmark=config.evaluation.benchmark,
+        benchmark=benchmark,
         grader=GraderIdentity(name="final_answer", rule="sound", version=1),
         dtype="float32",
-        family=config.family,
+        family=FAMILIES[benchmark],
         checkpoint_step=step,
         checkpoint_digest=f"{step:064x}",
         n=questions,
@@ -240,7 +315,7 @@ def write_evaluation(
         scores=scores,
         truncated_fraction=0.01,
         no_answer_fraction=0.02,
-        parameters=1000,
+        parameters=parameters,
         metric="avg@k",
         statuses={"ok": questions * k},
         tokens=12 * questions * k,
@@ -259,10 +334,34 @@ def write_evaluation(
         isolation="",
         versions={"python": "3.11.9"},
     )
-    write_results(run / "eval" / f"step-{step:06d}" / results.benchmark, results, rows)
+    write_results(place, results, rows)
 
 
-def write_rollouts(run: Path, config: RunConfig) -> None:
+def dialogue_record() -> dict[str, object]:
+    """A dialogue of two turns; what the tool said is observed and was never scored."""
+    signals = {"teacher_logprob": -0.2, "student_logprob": -0.9, "entropy": 0.4, "kept": True}
+    silent = dict.fromkeys(("teacher_logprob", "student_logprob", "entropy"), 0.0) | {"kept": False}
+    said = [
+        *({"text": text, "observed": False, **signals} for text in ("<tool_call>", "12*34")),
+        *({"text": text, "observed": True, **silent} for text in ("result: ", "408")),
+        *({"text": text, "observed": False, **signals} for text in ("#", "408")),
+    ]
+    return {
+        "prompt": "12 times 34?",
+        "environment": "calculator",
+        "calls": 1,
+        "failed_calls": 0,
+        "error": "",
+        "dialogue": [
+            {"role": "assistant", "content": "<tool_call>12*34", "tokens": 2},
+            {"role": "tool", "content": "result: 408", "tokens": 2},
+            {"role": "assistant", "content": "#408", "tokens": 2},
+        ],
+        "tokens": said,
+    }
+
+
+def write_rollouts(run: Path, config: RunConfig, benchmarks: Sequence[str]) -> None:
     draw = np.random.default_rng(13)
     folder = run / "rollouts"
     folder.mkdir(exist_ok=True)
@@ -289,5 +388,9 @@ def write_rollouts(run: Path, config: RunConfig) -> None:
                 "tokens": tokens,
             }
         )
+    if "micro_visual" in benchmarks:
+        lines[1] |= {"prompt": "<image>add the digits", "images": ["/suite/images/q0001.png"]}
+    if "micro_tools" in benchmarks:
+        lines[2] |= dialogue_record()
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / f"step-{config.train.steps:06d}.jsonl").write_text(text, encoding="utf-8")

@@ -115,7 +115,8 @@ def test_a_perfect_score_still_has_an_interval(make_study: Make) -> None:
     what = Synthetic(methods=("grpo",), seeds=(1,))
     folder = make_study(what)
     run = folder / "runs" / "teacher"
-    write_evaluation(run, what.run("teacher", "sft", 0), 12, np.ones((40, 4)))
+    place = run / "eval/step-000012/micro_maths"
+    write_evaluation(place, what.run("teacher", "sft", 0), 12, np.ones((40, 4)))
     row = analysis_of(folder).row("teacher")
     assert row is not None
     assert (row.score.value, row.score.high) == (1.0, 1.0)

@@ -166,7 +166,7 @@ def test_json_holds_what_the_table_shows(finished_study: Path) -> None:
     (benchmark,) = summary["benchmarks"]
     shown = compare(finished_study)
     assert shown.summary["benchmarks"] == [benchmark]
-    for row, (_, line) in zip(benchmark["methods"], shown.table.iterrows(), strict=True):
+    for row, (_, line) in zip(benchmark["methods"], shown.parts[0].table.iterrows(), strict=True):
         assert line["method"] == row["method"]
         assert line["avg@4"].startswith(f"{100 * row['score']['value']:.1f} (")
     assert {run["run"] for run in summary["runs"]} >= {"student", "teacher", "grpo-s3"}
@@ -203,7 +203,7 @@ def test_a_study_that_has_not_begun_renders(tmp_path: Path) -> None:
     assert "Nothing has been evaluated on micro_maths yet" in text
     assert "There is no teacher run." in text
     assert len(pd.read_csv(tmp_path / "report/scores.csv")) == 0
-    assert compare(tmp_path).table.empty
+    assert compare(tmp_path).parts[0].table.empty
 
 
 def test_missing_pieces_are_told_in_words(make_study: Make) -> None:
@@ -247,7 +247,7 @@ def test_a_baseline_that_learnt_nothing_is_called_out(make_study: Make) -> None:
         target = folder / f"runs/grpo-s1/eval/step-{step:06d}"
         shutil.rmtree(target)
         shutil.copytree(source, target)
-    reading = " ".join(compare(folder).reading)
+    reading = " ".join(compare(folder).parts[0].reading)
     assert "The baseline grpo did not measurably improve over the student (0.0 points" in reading
     assert "grpo ends at" in reading
     assert "is undecided (0.0 points" in reading
@@ -261,9 +261,9 @@ def test_a_target_never_reached_is_a_bound(make_study: Make) -> None:
     (folder / "grpo-s1-eval").rename(folder / "runs/opd-s1/eval")
     shown = compare(folder)
     column = "samples, against grpo"
-    opd = shown.table.set_index("method").loc["opd", column]
+    opd = shown.parts[0].table.set_index("method").loc["opd", column]
     assert opd == "< 1.0×, not reached in 384 samples"
-    assert "< 1.0×, not reached in 384 samples" in " ".join(shown.reading)
+    assert "< 1.0×, not reached in 384 samples" in " ".join(shown.parts[0].reading)
 
 
 def test_tokens_are_escaped_and_coloured(make_study: Make) -> None:

@@ -1,0 +1,136 @@
+"""The test-time scaling experiment of a study: many samples a question of its last checkpoints.
+
+    STUDY/scaling/WHO/BENCHMARK/{results.json, samples.parquet}
+
+WHO is a run: the student before, the teacher, and the runs of the methods that `scaling.methods`
+names, every seed. All are sampled one after another in one process, with the same batch size, so
+that their times can be compared: the `seconds` of a sample are its batch's wall-clock divided by
+the samples of the batch (elsewhere they are the time until that sample was done). A few
+samples that are not kept warm a checkpoint up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evals.evaluation import ensure_results, prepare
+from evals.results import Results, read_results
+from reopold.config import ConfigError, EvaluationConfig, StudyConfig, parse
+from reopold.provenance import checkpoint_digest
+from reopold.run_dir import RunDir
+from reopold.stopping import ShouldStop, check, never
+
+FOLDER = "scaling"
+#: The untaught student and the teacher, of which there is one each.
+REFERENCES = ("student", "teacher")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One checkpoint on one benchmark, many samples a question."""
+
+    who: str
+    run: RunDir
+    step: int
+    settings: EvaluationConfig
+    output: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.run.checkpoint(self.step)
+
+    def done(self) -> bool:
+        """Whether disk holds results for the checkpoint, problems and settings of today."""
+        there = read_results(self.output)
+        if there is None or self.step not in self.run.complete_checkpoints():
+            return False
+        problems = prepare(self.settings).problems.digest
+        dtype = self.run.config().model.dtype
+        return there.answers(checkpoint_digest(self.checkpoint), problems, self.settings, dtype)
+
+
+def study_config(study_dir: Path) -> StudyConfig:
+    """The study.json of a study's folder.
+
+    Raises:
+        ConfigError: there is none, it is not JSON, or it is not a StudyConfig.
+    """
+    file = study_dir / "study.json"
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{study_dir} holds no study.json: it is no study folder") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file} must hold a mapping, not {type(raw).__name__}")
+    return parse(raw, StudyConfig, str(file))
+
+
+def plan(study_dir: Path) -> list[Measured]:
+    """What the experiment of a study samples, in order; nothing where the study asks for none.
+
+    Raises:
+        ConfigError: there is no readable study.json, or a run that is wanted is not there.
+    """
+    study = study_config(study_dir)
+    wanted = study.scaling
+    if not wanted.samples:
+        return []
+    methods = [method for method in wanted.methods if method in study.methods]
+    names = [f"{method}-s{seed}" for method in methods for seed in study.seeds]
+    found = []
+    for who in (*REFERENCES, *names):
+        run = RunDir(study_dir / "runs" / who)
+        config = run.config()
+        base = config.evaluation
+        for benchmark in (base.benchmark, *base.also):
+            settings = base.model_copy(
+                update={
+                    "benchmark": benchmark,
+                    "also": [],
+                    "samples": wanted.samples,
+                    "limit": wanted.limit,
+                }
+            )
+            output = study_dir / FOLDER / who / benchmark
+            found.append(Measured(who, run, config.train.steps, settings, output))
+    return found
+
+
+def run_stage(
+    measured: Sequence[Measured], tell: Callable[[str, Results, bool], None], *,
+    should_stop: ShouldStop = never,
+) -> None:  # fmt: skip
+    """Bring the results of every checkpoint up to date; `tell` hears of each, and if it was made.
+
+    Raises:
+        ConfigError: a checkpoint is not complete, or as :func:`evals.evaluation.ensure_results`.
+        StopRequested: a stop was asked for; the samples drawn so far are kept.
+    """
+    for each in measured:
+        if each.step not in each.run.complete_checkpoints():
+            raise ConfigError(
+                f"{each.who} has no checkpoint of step {each.step}, which the scaling experiment "
+                "samples: finish the run first"
+            )
+    from evals.scaling.timed import TimedEngines  # torch and lm-eval: seconds to import
+
+    with TimedEngines() as engines:
+        for each in measured:
+            check(should_stop)
+            config = each.run.config()
+            evaluation = prepare(
+                each.settings,
+                dtype=config.model.dtype,
+                device=config.model.device,
+                threads=config.train.threads,
+                should_stop=should_stop,
+            )
+            results, made = ensure_results(
+                each.checkpoint, evaluation, each.output, each.step, engines=engines
+            )
+            tell(each.who, results, made)
