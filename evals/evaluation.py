@@ -7,8 +7,8 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from evals.results import (
 )
 from evals.scores import Unscored, score
 from reopold.config import ConfigError, EvaluationConfig
+from reopold.data.images import Image
 from reopold.integrity import COMPLETE, faults, marker
 from reopold.provenance import checkpoint_digest, versions
 from reopold.stopping import ShouldStop, never
@@ -48,6 +49,8 @@ class Evaluation:
     threads: int | None = None
     """CPU threads of torch; None leaves them as they are."""
     should_stop: ShouldStop = never
+    images: Mapping[str, Image] = field(default_factory=dict)
+    """Of the problems, by path."""
 
 
 def prepare(
@@ -62,7 +65,8 @@ def prepare(
     benchmark = check_settings(settings)
     problems = load_problems(benchmark, settings.data or None, limit=settings.limit or None)
     problems.check_samplable()
-    return Evaluation(settings, benchmark, problems, dtype, device, threads, should_stop)
+    images = problems.find_images()
+    return Evaluation(settings, benchmark, problems, dtype, device, threads, should_stop, images)
 
 
 def check_settings(settings: EvaluationConfig) -> Benchmark:
@@ -74,8 +78,8 @@ def check_settings(settings: EvaluationConfig) -> Benchmark:
             f"evaluation.temperature 0 is greedy: all {settings.samples} samples of a question "
             "would be the same; set evaluation.samples to 1 or raise the temperature"
         )
-    if settings.thinking_tokens and (benchmark.environment or benchmark.family == "visual"):
-        raise ConfigError(f"budget forcing is for text answers, which {benchmark.name} has not")
+    if settings.thinking_tokens and benchmark.environment:
+        raise ConfigError(f"budget forcing is for single answers, which {benchmark.name} has not")
     if settings.ignore_end and not settings.thinking_tokens:
         raise ConfigError("evaluation.ignore_end needs a budget: evaluation.thinking_tokens")
     if (settings.engine == "server") != bool(settings.urls):
@@ -159,7 +163,12 @@ def _evaluate(
     try:
         sampler = engines.sampler(checkpoint, evaluation)
         questions = run_benchmark(
-            evaluation.benchmark, problems.problems, settings, sampler, journal
+            evaluation.benchmark,
+            problems.problems,
+            settings,
+            sampler,
+            journal,
+            images=evaluation.images,
         )
     finally:
         journal.close()

@@ -14,10 +14,13 @@ line on stderr.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -29,11 +32,15 @@ from reopold.engines.base import EngineFailure
 from reopold.run_dir import RunDir, write_atomic
 from reopold.stopping import EXIT_STOPPED, ShouldStop, StopFlag, StopRequested, check, never
 
+if TYPE_CHECKING:
+    from evals.harness.engines import Engines
+
 
 def evaluate_run(
     run: RunDir, steps: Sequence[int] | None = None, should_stop: ShouldStop = never
 ) -> list[Results]:
-    """Bring the results of a run's complete checkpoints up to date, a line each on stdout.
+    """Bring the results of a run's complete checkpoints up to date on every benchmark of its
+    recipe, a line each on stdout.
 
     Args:
         steps: the checkpoints, by completed steps; None takes all.
@@ -52,21 +59,38 @@ def evaluate_run(
         gone = sorted(set(missing) & set(run.passed_checkpoints()))
         why = f"; train.keep_last has removed {', '.join(map(str, gone))}" if gone else ""
         raise ConfigError(f"no complete checkpoint{asked} in {run.path} (there: {there}{why})")
-    evaluation = prepare(
-        config.evaluation,
-        dtype=config.model.dtype,
-        device=config.model.device,
-        threads=config.train.threads,
-        should_stop=should_stop,
-    )
+    evaluations = [
+        prepare(
+            settings,
+            dtype=config.model.dtype,
+            device=config.model.device,
+            threads=config.train.threads,
+            should_stop=should_stop,
+        )
+        for settings in config.evaluations
+    ]
     found = []
-    for step in wanted:
-        check(should_stop)
-        output = run.evaluation(step, evaluation.benchmark.name)
-        results, made = ensure_results(run.checkpoint(step), evaluation, output, step)
-        print(describe(results, made), flush=True)
-        found.append(results)
+    with _shared_engines(len(evaluations)) as engines:
+        for step, evaluation in itertools.product(wanted, evaluations):
+            check(should_stop)
+            output, folder = run.evaluation(step, evaluation.benchmark.name), run.checkpoint(step)
+            results, made = ensure_results(folder, evaluation, output, step, engines=engines)
+            print(describe(results, made), flush=True)
+            found.append(results)
     return found
+
+
+@contextmanager
+def _shared_engines(benchmarks: int) -> Iterator[Engines | None]:
+    """What several benchmarks of a checkpoint share. One alone loads an engine if it needs one:
+    results that are there already take no torch to find."""
+    if benchmarks == 1:
+        yield None
+        return
+    from evals.harness.engines import Engines
+
+    with Engines() as engines:
+        yield engines
 
 
 def evaluate_folder(arguments: argparse.Namespace, should_stop: ShouldStop) -> None:

@@ -518,6 +518,14 @@ class RunConfig(Strict):
         return self
 
     @property
+    def evaluations(self) -> list[EvaluationConfig]:
+        """One for each benchmark, the first first."""
+        names = [self.evaluation.benchmark, *self.evaluation.also]
+        return [
+            self.evaluation.model_copy(update={"benchmark": name, "also": []}) for name in names
+        ]
+
+    @property
     def switch_step(self) -> int:
         """First step (from 0) of refinement."""
         chosen = self.objective

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from reopold.config import ConfigError
-from reopold.environments import StyleName
+from reopold.environments import StyleName, find_environment
 from reopold.rollouts import FinishReason, Rollout
 
 #: Begins an observation in the fenced style (ToRA, ToRL, Qwen2.5-Math).
@@ -58,7 +58,7 @@ class ToolCalls:
         ConfigError: the template does not render such messages.
     """
 
-    stop_strings = ()
+    stop_strings: tuple[str, ...] = ()
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -108,12 +108,12 @@ class ToolCalls:
 class Fenced:
     """Observations are plain text in the model's own turn, between :data:`MARK` and a fence.
 
-    A turn ends where the model itself has said the mark. It stays the model's own, so that a
-    student learns to stop there; where its last token reaches beyond it, or more was sampled, the
-    mark and all behind it is dropped and said by the environment.
+    A turn ends where the model itself has said the mark; what it goes on to imagine is dropped. The
+    mark stays the model's own, so that a student learns to stop there, except where its last token
+    reaches beyond it: then the environment says it.
     """
 
-    stop_strings = (MARK,)
+    stop_strings: tuple[str, ...] = (MARK,)
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -162,28 +162,33 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def last_message(tokenizer: Any, style: StyleName, rollout: Rollout) -> str:
-    """The model's last message in a dialogue: what a tool printed is no answer."""
-    text = decode(tokenizer, rollout.last_message_ids)
-    return text.partition(MARK)[0] if style == "fenced" else text
+def answer_text(message: str, environment: str) -> str:
+    """What a model's last message says, in a dialogue with this environment: without the mark that
+    may end it."""
+    if environment and find_environment(environment).style == "fenced":
+        return message.partition(MARK)[0]
+    return message
 
 
 def given_dialogue(
-    tokenizer: Any, style: Style, prompt_ids: list[int], messages: Sequence[str]
+    tokenizer: Any, style: StyleName | None, prompt_ids: list[int], messages: Sequence[str]
 ) -> Rollout:
-    """A worked dialogue as a rollout, its observations marked as such, without log-probs.
+    """A given response as a rollout, observations marked as such, without log-probs.
 
     Args:
         messages: the assistant's and the environment's in turn, an assistant's first and last.
+        style: of the dialogue; a single message needs none.
     """
     ids: list[int] = []
     observed: list[bool] = []
+    if len(messages) > 1:
+        assert style is not None  # the prompts' reader refuses dialogues without an environment
+        way = STYLES[style](tokenizer)
     for message, observation in zip(messages[:-1:2], messages[1::2], strict=True):
-        said = style.turn(Rollout(prompt_ids, style.given(message), [], "stop"))
-        kept, shown = style.join(said, observation)
+        said = way.turn(Rollout(prompt_ids, way.given(message), [], "stop"))
+        kept, shown = way.join(said, observation)
         ids += kept + shown
         observed += [False] * len(kept) + [True] * len(shown)
-    last = tokenizer.encode(messages[-1], add_special_tokens=False)
-    ids += [*last, tokenizer.eos_token_id]
-    observed += [False] * (len(last) + 1)
-    return Rollout(prompt_ids, ids, [], "stop", observed=observed)
+    ids += [*tokenizer.encode(messages[-1], add_special_tokens=False), tokenizer.eos_token_id]
+    observed += [False] * (len(ids) - len(observed))
+    return Rollout(prompt_ids, ids, [], "stop", observed=observed if True in observed else [])

@@ -356,7 +356,8 @@ class Dapo(_Base):
         advantage_S = group_advantages(shaped_S, group_S)
         useful_S = informative(reward_S, group_S)
         keep_N = batch.valid_N & useful_S[batch.sequence_N]
-        metrics = {"rollout/informative_fraction": float(useful_S.float().mean())}
+        useful = useful_S[~reward_S.isnan()].float()
+        metrics = {"rollout/informative_fraction": float(useful.mean()) if len(useful) else 0.0}
         return Credit(advantage_S[batch.sequence_N], keep_N, metrics)
 
 

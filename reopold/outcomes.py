@@ -32,11 +32,15 @@ def group_advantages(
     """`(r - mean) / (std + epsilon)` within each group, with the population std.
 
     Not scaled: `r - mean` (Dr. GRPO, arXiv 2503.20783: the std favours easy and hard prompts).
+    A sequence whose reward is NaN is no part of its group; its advantage is 0.
     """
     _, group_S = group_S.unique(return_inverse=True)
-    count_G = torch.bincount(group_S).to(reward_S.dtype)
-    mean_G = torch.zeros_like(count_G).index_add_(0, group_S, reward_S) / count_G
-    centred_S = reward_S - mean_G[group_S]
+    known_S = ~reward_S.isnan()
+    count_G = torch.bincount(group_S, known_S.double()).to(reward_S.dtype).clamp(min=1.0)
+    mean_G = (
+        torch.zeros_like(count_G).index_add_(0, group_S, reward_S.where(known_S, 0.0)) / count_G
+    )
+    centred_S = (reward_S - mean_G[group_S]).where(known_S, 0.0)
     if not scaled:
         return centred_S
     variance_G = torch.zeros_like(count_G).index_add_(0, group_S, centred_S.square()) / count_G
@@ -44,14 +48,17 @@ def group_advantages(
 
 
 def informative(reward_S: Tensor, group_S: Tensor) -> Tensor:
-    """bool [S]: the sequences of groups whose samples do not all score the same (DAPO Eq. 11)."""
+    """bool [S]: the sequences of groups whose samples do not all score the same (DAPO Eq. 11);
+    those with a reward of NaN do not count."""
     _, group_S = group_S.unique(return_inverse=True)
     groups = int(group_S.max()) + 1 if len(group_S) else 0
-    highest_G = reward_S.new_full((groups,), -torch.inf).scatter_reduce(
-        0, group_S, reward_S, "amax"
-    )
-    lowest_G = reward_S.new_full((groups,), torch.inf).scatter_reduce(0, group_S, reward_S, "amin")
-    return (highest_G > lowest_G)[group_S]
+    known_S = ~reward_S.isnan()
+
+    def extreme(worst: float, reduce: str) -> Tensor:
+        start_G = reward_S.new_full((groups,), worst)
+        return start_G.scatter_reduce(0, group_S, reward_S.where(known_S, worst), reduce)
+
+    return (extreme(-torch.inf, "amax") > extreme(torch.inf, "amin"))[group_S]
 
 
 def lengths(batch: TokenBatch, sequences: int, dtype: torch.dtype) -> Tensor:
@@ -72,7 +79,9 @@ def overlong_penalty(length_S: Tensor, max_length: int, buffer: int) -> Tensor:
 
 def sequence_share(batch: TokenBatch, length_S: Tensor) -> Tensor:
     """[S]: factor that makes `sum over tokens / kept tokens` a mean over sequences of
-    `sum over tokens / length`; kept tokens and sequences are those of all ranks."""
+    `sum over tokens / length`; kept tokens and sequences are those of all ranks, without sequences
+    whose reward is NaN."""
+    assert batch.reward_S is not None
     kept: Tensor = all_sum(batch.valid_N.sum()).to(length_S.dtype)
-    count = all_sum(torch.tensor(len(length_S), device=length_S.device)).to(length_S.dtype)
-    return kept / (length_S.clamp(min=1.0) * count)
+    count: Tensor = all_sum((~batch.reward_S.isnan()).sum()).to(length_S.dtype)
+    return kept / (length_S.clamp(min=1.0) * count.clamp(min=1.0))

@@ -11,12 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from reopold.config import RunConfig
-from reopold.data.prompts import Message, Prompt, PromptMix
+from reopold.data.prompts import Prompt, PromptMix
 from reopold.data.tokenizers import render
-from reopold.engines.base import SEED_LIMIT, Engine
+from reopold.dialogue_styles import STYLES, given_dialogue
+from reopold.dialogues import DialogueRequest, run_dialogues
+from reopold.engines.base import SEED_LIMIT, Engine, OnFinished
+from reopold.environments import (
+    Budget,
+    StyleName,
+    find_environment,
+    opening,
+)
+from reopold.environments.base import Environment
+from reopold.outcomes import informative
 from reopold.rollouts import Needs, Rollout, SamplingParams
 from reopold.stopping import ShouldStop, check
 from reopold.teachers.base import Teacher
@@ -29,6 +40,7 @@ class Drawn:
 
     rollouts: int
     tokens: int
+    """That the model sampled."""
 
 
 @dataclass
@@ -72,7 +84,8 @@ class Sampler:
             assert rewards_S is not None  # the config refuses group methods without outcomes
             for i, prompt in enumerate(prompts):
                 group = slice(i * copies, (i + 1) * copies)
-                mixed = bool(rewards_S[group].max() > rewards_S[group].min())
+                one = torch.zeros(copies, dtype=torch.long, device=rewards_S.device)
+                mixed = bool(informative(rewards_S[group], one).any())
                 (useful if mixed else spare).append((prompt, rollouts[group]))
             if len(useful) >= size:
                 break
@@ -84,46 +97,129 @@ class Sampler:
         return self.prompts.draw(self.config.sampling.prompts_per_step, draw)
 
     def responses(self, prompts: Sequence[Prompt], draw: int) -> list[Rollout]:
-        """G samples of every prompt; for sft the given completions."""
-        rendered = [render(self.tokenizer, prompt.messages) for prompt in prompts]
+        """G samples of every prompt, dialogues where it names an environment; for sft the given
+        completions."""
+        rendered = [self._rendered(prompt) for prompt in prompts]
         if self.config.method == "sft":
-            return [
-                self._given(ids, prompt.completion)
-                for ids, prompt in zip(rendered, prompts, strict=True)
-            ]
-        sampling, copies = self.config.sampling, self.config.sampling.rollouts_per_prompt
+            return [self._given(*pair) for pair in zip(prompts, rendered, strict=True)]
+        copies = self.config.sampling.rollouts_per_prompt
         stream = np.random.SeedSequence([self.config.seed, draw])
-        seeds = stream.generate_state(len(prompts), np.uint64)
-        params = SamplingParams(
+        seeds = stream.generate_state(len(prompts), np.uint64).tolist()
+        if self.config.teacher.overlap and self.teacher is not None and self.teacher.concurrent:
+            self.ahead = ScoringAhead(self.teacher, self.needs)
+
+        def of(place: int, rollout: Rollout) -> Rollout:
+            return dataclasses.replace(rollout, source=prompts[place // copies].source)
+
+        def finished(place: int, rollout: Rollout) -> None:
+            if self.ahead is not None:
+                self.ahead.add(place, of(place, rollout))
+
+        asked = [
+            _Asked(i, prompt, rendered[i], seeds[i] % SEED_LIMIT)
+            for i, prompt in enumerate(prompts)
+        ]
+        done = self._answers([each for each in asked if each.style is None], finished)
+        for style in STYLES:
+            some = [each for each in asked if each.style == style]
+            done |= self._dialogues(some, style, finished)
+        return [of(place, done[place]) for place in range(len(prompts) * copies)]
+
+    @property
+    def _params(self) -> SamplingParams:
+        sampling = self.config.sampling
+        return SamplingParams(
             sampling.max_new_tokens,
             sampling.temperature,
             self.config.objective.logprob_temperature,
         )
-        if self.config.teacher.overlap and self.teacher is not None and self.teacher.concurrent:
-            self.ahead = ScoringAhead(self.teacher, self.needs)
 
-        def on_finished(place: int, rollout: Rollout) -> None:
-            if self.ahead is not None:
-                source = prompts[place // copies].source
-                self.ahead.add(place, dataclasses.replace(rollout, source=source))
-
+    def _answers(self, asked: Sequence[_Asked], finished: OnFinished) -> dict[int, Rollout]:
+        """Samples without an environment, by place; sample i of a prompt has its seed plus i."""
+        if not asked:
+            return {}
+        copies = self.config.sampling.rollouts_per_prompt
+        images = [each.prompt.images for each in asked]
+        places = [each.number * copies + copy for each in asked for copy in range(copies)]
         rollouts = self.engine.generate(
-            rendered,
-            params,
-            seeds=[seed % SEED_LIMIT for seed in seeds.tolist()],
+            [each.prompt_ids for each in asked],
+            self._params,
+            seeds=[each.seed for each in asked],
             n=copies,
-            on_finished=on_finished,
+            images=images if any(images) else None,
+            on_finished=lambda i, rollout: finished(places[i], rollout),
         )
-        return [
-            dataclasses.replace(rollout, source=prompts[place // copies].source)
-            for place, rollout in enumerate(rollouts)
-        ]
+        return dict(zip(places, rollouts, strict=True))
 
-    def _given(self, prompt_ids: list[int], completion: Sequence[Message]) -> Rollout:
-        text_ids = self.tokenizer.encode(completion[0]["content"], add_special_tokens=False)
-        ids = [*text_ids, self.tokenizer.eos_token_id]
-        return Rollout(prompt_ids, ids, [], "stop")
+    def _dialogues(
+        self, asked: Sequence[_Asked], style: StyleName, finished: OnFinished
+    ) -> dict[int, Rollout]:
+        """Samples with an environment; the turns of sample i have seeds made of its seed plus i."""
+        if not asked:
+            return {}
+        sampling, copies = self.config.sampling, self.config.sampling.rollouts_per_prompt
+        each_copy = [(each, copy) for each in asked for copy in range(copies)]
+        places = [each.number * copies + copy for each, copy in each_copy]
+
+        def make(i: int) -> Environment:
+            prompt = each_copy[i][0].prompt
+            return find_environment(prompt.environment).make(prompt.task, self._budget)
+
+        dialogues = run_dialogues(
+            self.engine,
+            self.tokenizer,
+            [
+                DialogueRequest(each.prompt_ids, each.seed + copy, each.prompt.images)
+                for each, copy in each_copy
+            ],
+            self._params,
+            make,
+            style=style,
+            max_turns=sampling.max_turns,
+            max_tokens=sampling.max_new_tokens,
+            tool_seconds=sampling.tool_seconds,
+            should_stop=self.should_stop,
+            on_finished=lambda i, dialogue: finished(places[i], dialogue.rollout),
+        )
+        return dict(zip(places, [each.rollout for each in dialogues], strict=True))
+
+    @property
+    def _budget(self) -> Budget:
+        sampling = self.config.sampling
+        return Budget(calls=sampling.max_turns, seconds=sampling.tool_seconds)
+
+    def _rendered(self, prompt: Prompt) -> list[int]:
+        if not prompt.environment:
+            return render(self.tokenizer, prompt.messages, images=len(prompt.images))
+        begun, schemas = opening(prompt.environment, prompt.task, self._budget)
+        messages = [*prompt.messages, *begun]
+        return render(self.tokenizer, messages, images=len(prompt.images), tools=schemas)
+
+    def _given(self, prompt: Prompt, prompt_ids: list[int]) -> Rollout:
+        rollout = given_dialogue(
+            self.tokenizer,
+            find_environment(prompt.environment).style if prompt.environment else None,
+            prompt_ids,
+            [message["content"] for message in prompt.completion],
+        )
+        return dataclasses.replace(rollout, images=prompt.images)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt of a draw."""
+
+    number: int
+    prompt: Prompt
+    prompt_ids: list[int]
+    seed: int
+
+    @property
+    def style(self) -> StyleName | None:
+        """Of its dialogues; None where it asks for an answer alone."""
+        name = self.prompt.environment
+        return find_environment(name).style if name else None
 
 
 def _drawn(rollouts: Sequence[Rollout]) -> Drawn:
-    return Drawn(len(rollouts), sum(len(rollout.response_ids) for rollout in rollouts))
+    return Drawn(len(rollouts), sum(len(rollout.sampled_ids) for rollout in rollouts))

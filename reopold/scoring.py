@@ -21,7 +21,7 @@ from reopold.divergences import TopK, Vocabulary
 from reopold.logprobs import Head, token_logprobs_and_entropy, top_logprobs, upcast
 from reopold.rollouts import Rollout
 from reopold.stopping import ShouldStop, check, never
-from reopold.vision import Vision
+from reopold.vision import Vision, expanded
 
 #: Share of a micro-batch's length that its shortest sequence may be padded by, and the sequences
 #: that are worth a pass of their own.
@@ -60,9 +60,7 @@ def micro_batches(
     Raises:
         ConfigError: images that the model cannot take.
     """
-    if vision is None and any(rollout.images for rollout in rollouts):
-        raise ConfigError("rollouts with images were given to a model that takes none")
-    prompts = [vision.expand(r.prompt_ids, r.images) if vision else r.prompt_ids for r in rollouts]
+    prompts = [expanded(r.prompt_ids, r.images, vision) for r in rollouts]
     lengths = [len(p) + len(r.response_ids) for p, r in zip(prompts, rollouts, strict=True)]
     responses = torch.tensor([len(r.response_ids) for r in rollouts])
     starts = (responses.cumsum(0) - responses).tolist()

@@ -133,6 +133,7 @@ def _pack_rollouts(rollouts: Sequence[Rollout]) -> dict[str, Any]:
         "observed": [rollout.observed for rollout in rollouts],
         "calls": [rollout.calls for rollout in rollouts],
         "failed_calls": [rollout.failed_calls for rollout in rollouts],
+        "outcome": [rollout.outcome for rollout in rollouts],
         "error": [rollout.error for rollout in rollouts],
     }
 

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from reopold.rollouts import Credit, TokenBatch
+from reopold.rollouts import Credit, Rollout, TokenBatch
 from reopold.step_buffer import Step
 
 
 def describe_rollout(step: Step, i: int, tokenizer: Any) -> dict[str, Any]:
-    """One rollout as a readable record: text, outcome, and every token's signals."""
+    """One rollout as a readable record: text, outcome, and every token's signals. Of a dialogue
+    also its messages, each with the number of its tokens; of a prompt with images their paths."""
     rollout, batch, credit = step.rollouts[i], step.batch, step.credit
     assert batch is not None and credit is not None
     prompt = step.prompts[i * len(step.prompts) // len(step.rollouts)]
     rows = (batch.sequence_N == i).nonzero().squeeze(-1).tolist()
-    teacher = batch.teacher_logprobs_N
+    teacher, observed = batch.teacher_logprobs_N, rollout.observed or [False] * len(rows)
+    led = _describe_dialogue(rollout, prompt.environment, tokenizer) if prompt.environment else {}
     return {
         "prompt": "\n".join(message["content"] for message in prompt.messages),
         "response": tokenizer.decode(rollout.response_ids, skip_special_tokens=True),
         "answer": prompt.answer,
-        "reward": None if batch.reward_S is None else float(batch.reward_S[i]),
+        "reward": _reward(batch, i),
         "finish_reason": rollout.finish_reason,
+        **({"images": [image.path for image in rollout.images]} if rollout.images else {}),
+        **led,
         "tokens": [
             {
                 "text": tokenizer.decode([token]),
@@ -34,9 +39,35 @@ def describe_rollout(step: Step, i: int, tokenizer: Any) -> dict[str, Any]:
                 "student_logprob": float(batch.student_logprobs_N[row]),
                 "entropy": float(batch.entropy_N[row]),
                 "kept": bool(credit.keep_N[row]),
+                **({"observed": said} if led else {}),
             }
-            for token, row in zip(rollout.response_ids, rows, strict=True)
+            for token, row, said in zip(rollout.response_ids, rows, observed, strict=True)
         ],
+    }
+
+
+def _reward(batch: TokenBatch, i: int) -> float | None:
+    """None where there is none, or the environment broke."""
+    if batch.reward_S is None or batch.reward_S[i].isnan():
+        return None
+    return float(batch.reward_S[i])
+
+
+def _describe_dialogue(rollout: Rollout, environment: str, tokenizer: Any) -> dict[str, Any]:
+    messages = []
+    observed_T = rollout.observed or [False] * len(rollout.response_ids)
+    flagged = zip(rollout.response_ids, observed_T, strict=True)
+    for observed, group in groupby(flagged, key=lambda pair: pair[1]):
+        ids = [token for token, _ in group]
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        role = "tool" if observed else "assistant"
+        messages.append({"role": role, "content": text, "tokens": len(ids)})
+    return {
+        "environment": environment,
+        "dialogue": messages,
+        "calls": rollout.calls,
+        "failed_calls": rollout.failed_calls,
+        "error": rollout.error,
     }
 
 

@@ -12,6 +12,7 @@ from reopold.config import (
     Method,
     ModelConfig,
     OptimizerConfig,
+    PromptSet,
     RunConfig,
     SamplingConfig,
     StudyConfig,
@@ -50,7 +51,8 @@ def plan_supervised(
         method="sft",
         seed=micro.problems_seed,
         model=ModelConfig(student=_path(suite / f"{role}-init")),
-        data=DataConfig(train=_path(suite / f"sft-{role}.jsonl")),
+        family=micro.families[0],
+        data=_data(study, study_dir, f"sft-{role}"),
         sampling=SamplingConfig(prompts_per_step=micro.sft_batch, rollouts_per_prompt=1),
         optimizer=OptimizerConfig(
             lr=lr, beta2=SFT_BETA2, warmup_steps=round(SFT_WARMUP * steps), decay="cosine"
@@ -67,11 +69,12 @@ def plan_run(study: StudyConfig, study_dir: Path, method: Method, seed: int) -> 
     return RunConfig(
         name=f"{method}-s{seed}",
         method=method,
+        family=study.micro.families[0],
         seed=seed,
         model=ModelConfig(
             student=_path(model_folder(study, study_dir, "student")), teacher=teacher
         ),
-        data=DataConfig(train=_path(micro_folder(study_dir) / "train.jsonl")),
+        data=_data(study, study_dir, "train"),
         sampling=study.sampling,
         engine=study.engine,
         teacher=study.teacher if needs_teacher else TeacherConfig(),
@@ -83,10 +86,23 @@ def plan_run(study: StudyConfig, study_dir: Path, method: Method, seed: int) -> 
     )
 
 
+def _data(study: StudyConfig, study_dir: Path, file: str) -> DataConfig:
+    """A file of every family, in equal shares."""
+    suite = micro_folder(study_dir)
+    paths = {
+        family: _path(suite / f"micro_{family}" / f"{file}.jsonl")
+        for family in study.micro.families
+    }
+    first, *others = paths
+    mix = [PromptSet(train=paths[family], family=family) for family in others]
+    return DataConfig(train=paths[first], mix=mix)
+
+
 def _evaluation(study: StudyConfig, study_dir: Path) -> EvaluationConfig:
-    return study.evaluation.model_copy(
-        update={"data": _path(micro_folder(study_dir) / "test.jsonl")}
-    )
+    """On the test problems of every family."""
+    first, *others = (f"micro_{family}" for family in study.micro.families)
+    update = {"benchmark": first, "also": others, "data": _path(micro_folder(study_dir))}
+    return study.evaluation.model_copy(update=update)
 
 
 def _path(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from reopold.checkpoint import (
     Snapshot,
@@ -32,7 +32,8 @@ from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig
 from reopold.data.answers import answer_reward
 from reopold.data.prompts import Prompt, load_mix
 from reopold.data.tokenizers import load_tokenizer
-from reopold.diagnostics import repetition, reward_diagnostics
+from reopold.diagnostics import reward_diagnostics
+from reopold.dialogue_styles import answer_text
 from reopold.engines.build import build_engine
 from reopold.engines.handover import hand_over
 from reopold.engines.hf import HFEngine, load_model
@@ -40,6 +41,7 @@ from reopold.health import Alarm, Health
 from reopold.objectives import OBJECTIVES, Objective, build
 from reopold.retention import prune
 from reopold.rewards import MissingScore
+from reopold.rollout_metrics import rollout_metrics
 from reopold.rollouts import Rollout, TokenBatch
 from reopold.run_dir import RunDir, append_line, write_atomic
 from reopold.sampler_gap import gap_metrics
@@ -50,9 +52,9 @@ from reopold.step_buffer import Metrics, Step, Updates, pack, same_credit, unpac
 from reopold.step_records import describe_rollout, dump_step
 from reopold.stopping import ShouldStop, StopRequested, never
 from reopold.teachers.base import Teacher
-from reopold.teachers.build import build_teacher, load_local
+from reopold.teachers.build import build_teacher, check_sight, load_local
 from reopold.update import NonFinite, Updater
-from reopold.vision import Vision, takes_images
+from reopold.vision import Vision
 
 
 class TrainingFailure(RuntimeError):
@@ -92,13 +94,11 @@ class Trainer:
         self.prompts = load_mix(
             config.data, config.family, config.seed, completions=config.method == "sft"
         )
-        self._refuse_blind()
+        check_sight(config, self.prompts.prompts)
         self.objective = build_objective(config)
         folder = str(point) if point else config.model.student
         self.model = load_model(folder, dtype="float32", device=device)
-        vision = self._vision(self.model, config.model.student)
-        if vision is not None and config.model.freeze_vision:
-            vision.freeze()
+        vision = self._vision()
         self.optimizer = torch.optim.AdamW(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=config.optimizer.lr,
@@ -121,20 +121,17 @@ class Trainer:
         self.saver = Saver()
         self._start_models()
 
-    def _vision(self, model: PreTrainedModel, path: str) -> Vision | None:
+    def _vision(self) -> Vision | None:
         """The student's image processor; raises ConfigError where it cannot take the prompts."""
-        vision = Vision.of(model, path)
+        model = self.config.model
+        vision = Vision.of(self.model, model.student)
         if vision is not None:
             vision.check(self.tokenizer, self.prompts.prompts)
+            if model.freeze_vision:
+                vision.freeze()
+        elif model.freeze_vision:
+            raise ConfigError(f"model.freeze_vision: {model.student} has no vision tower")
         return vision
-
-    def _refuse_blind(self) -> None:
-        """Raises ConfigError: prompts have images, and a model of the run takes none."""
-        model, others = self.config.model, [teacher.model for teacher in self.config.teachers]
-        if any(prompt.images for prompt in self.prompts.prompts):
-            for path in filter(None, (model.student, model.teacher, model.reference, *others)):
-                if not takes_images(path):
-                    raise ConfigError(f"the prompts have images, which {path} does not take")
 
     def _start_models(self) -> None:
         """The engine, the teacher and the reference, each wherever the recipe puts it."""
@@ -157,6 +154,7 @@ class Trainer:
                     self.tokenizer,
                     needs,
                     folder,
+                    prompts=self.prompts.prompts,
                     device=self.device,
                     should_stop=self.should_stop,
                 )
@@ -197,7 +195,8 @@ class Trainer:
         dtype: torch.dtype = getattr(torch, self.config.model.dtype)
         started = time.perf_counter()
         self.engine.wake()
-        gap = hand_over(self.engine, self.model, self.updater.head, self.steps_done, dtype)
+        head, vision = self.updater.head, self.updater.vision
+        gap = hand_over(self.engine, self.model, head, self.steps_done, dtype, vision)
         return {
             "rollout/probe_gap": gap,
             "perf/seconds_sync": time.perf_counter() - started,
@@ -250,6 +249,7 @@ class Trainer:
         if self.step is None:
             started = time.perf_counter()
             drawn = self.sampler.draw(self.steps_done)
+            _refuse_broken(drawn[1])
             self.step = Step(self.steps_done, *drawn)
             self.step.seconds["sample"] = time.perf_counter() - started
         step, k = self.step, self.steps_done
@@ -277,7 +277,11 @@ class Trainer:
             "samples": self.samples,
             "tokens": self.tokens,
             **metrics,
-            **self._rollout_metrics(step),
+            **rollout_metrics(
+                step,
+                given=self.config.method == "sft",
+                several_rounds=self.objective.needs.sampling_rounds > 1,
+            ),
             **{f"perf/seconds_{part}": seconds for part, seconds in step.seconds.items()},
             "perf/seconds_total": total,
             "perf/seconds_checkpoint": blocked,
@@ -355,7 +359,11 @@ class Trainer:
     ) -> tuple[TokenBatch, Metrics]:
         """Scores under pi_old and the teacher, and the outcome of each sequence."""
         lengths = torch.tensor([len(r.response_ids) for r in rollouts], device=self.device)
-        valid_N = torch.ones(int(lengths.sum()), dtype=torch.bool, device=self.device)
+        valid_N = torch.tensor(
+            [flag for rollout in rollouts for flag in rollout.valid],
+            dtype=torch.bool,
+            device=self.device,
+        )
         sequence_N = torch.arange(len(rollouts), device=self.device).repeat_interleave(lengths)
         if self.config.method == "sft":  # given responses: no policy sampled them
             dtype = torch.promote_types(self.model.dtype, torch.float32)
@@ -385,30 +393,23 @@ class Trainer:
         return batch, gap_metrics(own.logprobs_N, sampler_N, valid_N)
 
     def _outcomes(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Tensor | None:
+        """What every rollout has earned; NaN where its environment broke."""
         if self.config.data.reward == "none":
             return None
         copies = self.config.sampling.rollouts_per_prompt
-        answers = [prompt.answer for prompt in prompts for _ in range(copies)]
         texts = self.tokenizer.batch_decode(
-            [r.response_ids for r in rollouts], skip_special_tokens=True
+            [r.last_message_ids for r in rollouts], skip_special_tokens=True
         )
-        rewards = [answer_reward(text, answer) for text, answer in zip(texts, answers, strict=True)]
+        rewards = []
+        for i, (rollout, text) in enumerate(zip(rollouts, texts, strict=True)):
+            prompt = prompts[i // copies]
+            if rollout.error:
+                rewards.append(math.nan)
+            elif rollout.outcome is not None:
+                rewards.append(rollout.outcome)
+            else:
+                rewards.append(answer_reward(answer_text(text, prompt.environment), prompt.answer))
         return torch.tensor(rewards, device=self.device)
-
-    def _rollout_metrics(self, step: Step) -> Metrics:
-        batch, rollouts = step.batch, step.rollouts
-        assert batch is not None
-        metrics = {"rollout/length": len(batch.valid_N) / len(rollouts)}
-        if self.objective.needs.sampling_rounds > 1:
-            metrics["rollout/discarded_fraction"] = 1.0 - len(rollouts) / step.drawn.rollouts
-        if self.config.method != "sft":
-            metrics["rollout/repetition"] = repetition([r.response_ids for r in rollouts])
-            truncated = sum(r.finish_reason == "length" for r in rollouts)
-            metrics["rollout/truncated_fraction"] = truncated / len(rollouts)
-            metrics["rollout/entropy"] = float(batch.entropy_N.mean())
-        if batch.reward_S is not None:
-            metrics["rollout/reward"] = float(batch.reward_S.mean())
-        return metrics
 
     def _checkpoint(self, step: Step) -> None:
         """Save the run after the steps that are done, behind the training."""
@@ -489,6 +490,15 @@ def graver(one: Alarm | None, other: Alarm) -> Alarm | None:
     """Of two alarms the one whose policy asks for more; None where neither asks for anything."""
     asking = [a for a in (one, other) if a is not None and a.policy in GRAVITY]
     return max(asking, key=lambda alarm: GRAVITY.index(alarm.policy), default=None)
+
+
+def _refuse_broken(rollouts: Sequence[Rollout]) -> None:
+    """Raises TrainingFailure: not one rollout of a step says anything about the model."""
+    if all(rollout.error for rollout in rollouts):
+        raise TrainingFailure(
+            f"the environments of all {len(rollouts)} rollouts of a step broke; the last said: "
+            f"{rollouts[-1].error}"
+        )
 
 
 @contextmanager

@@ -162,8 +162,9 @@ class Updater:
             )
             return None
         if self.objective.sequence_mean:
-            counts = torch.tensor([len(part), len(rollouts)], device=self.model.device)
-            mine, every = all_sum(counts)
+            counted = [not rollout.error for rollout in rollouts]
+            counts = [sum(counted[part.start : part.stop]), sum(counted)]
+            mine, every = all_sum(torch.tensor(counts, device=self.model.device))
             kept = all_sum(credit.keep_N.sum()) * (mine / every)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(rollouts, part, batch, credit, kept, logprobs_N)

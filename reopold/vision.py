@@ -26,11 +26,14 @@ from reopold.data.images import load_image
 from reopold.data.tokenizers import render
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from reopold.data.images import Image
     from reopold.data.prompts import Prompt
 
+#: Model types whose image inputs are known here, each compared with its own forward pass by a test.
+#: Another model with a vision tower (Gemma 3 looks both ways within an image, say) reads text only.
+SUPPORTED = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 #: Prompts of most images whose room is worked out before a run starts.
 LARGEST = 8
 #: Processed images that are kept, bytes.
@@ -79,16 +82,18 @@ class Vision:
     """Folder or hub id that the processor comes from."""
     image_token_id: int
     seen: OrderedDict[str, _Seen] = field(default_factory=OrderedDict)
+    held: int = 0
+    """Bytes of what is seen."""
     lock: Lock = field(default_factory=Lock)
 
     @classmethod
     def of(cls, model: PreTrainedModel, folder: str) -> Vision | None:
-        """The processor in a checkpoint's folder (or of a hub id); None for a text model.
+        """The processor in a checkpoint's folder (or of a hub id); None where :func:`sees` is not.
 
         Raises:
             ConfigError: the model takes images, and there is no processor for them.
         """
-        if getattr(model.config, "vision_config", None) is None:
+        if not sees(model.config):
             return None
         return cls(model, load_processor(folder), folder, int(model.config.image_token_id))
 
@@ -99,12 +104,7 @@ class Vision:
             ConfigError: there is not one placeholder an image (an image token in the text, say),
                 an image cannot be read, or the model has fewer positions.
         """
-        asked = list(prompt_ids).count(self.image_token_id)
-        if asked != len(images):
-            raise ConfigError(
-                f"a prompt has {asked} image tokens for {len(images)} images: write <image> where "
-                "an image belongs, and no image token of the model's own anywhere"
-            )
+        check_placeholders(prompt_ids, images, self.image_token_id)
         if not images:
             return list(prompt_ids)
         counts = iter([self._look(image).positions for image in images])
@@ -146,7 +146,7 @@ class Vision:
     def filler(self) -> int:
         """An id that asks for no image. It pads, and it stands in the input where a response has
         the image token: sampled, it is a token like any other, but no image belongs there."""
-        return 1 if self.image_token_id == 0 else 0
+        return filler(self.image_token_id)
 
     def harmless(self, response_ids: Sequence[int]) -> list[int]:
         """A response's ids as they go into a model."""
@@ -210,9 +210,11 @@ class Vision:
                 return self.seen[image.digest]
         look = self._process(image)
         with self.lock:
-            self.seen[image.digest] = look
-            while len(self.seen) > 1 and sum(s.bytes for s in self.seen.values()) > CACHE_BYTES:
-                self.seen.popitem(last=False)
+            if image.digest not in self.seen:  # another thread may have been faster
+                self.seen[image.digest] = look
+                self.held += look.bytes
+            while len(self.seen) > 1 and self.held > CACHE_BYTES:
+                self.held -= self.seen.popitem(last=False)[1].bytes
         return look
 
     def _process(self, image: Image) -> _Seen:
@@ -228,11 +230,83 @@ class Vision:
         return _Seen(list(ids).count(self.image_token_id), tensors)
 
 
+def sees(config: PreTrainedConfig) -> bool:
+    """Whether a model takes images here; every model takes text."""
+    return config.model_type in SUPPORTED
+
+
 def takes_images(path: str) -> bool:
-    """Whether the model of a checkpoint's folder or hub id has a vision tower."""
+    """Whether the model of a checkpoint's folder or hub id is one that :func:`sees`.
+
+    Raises:
+        ConfigError: there is none, or its config cannot be read.
+    """
     from transformers import AutoConfig
 
-    return getattr(AutoConfig.from_pretrained(path), "vision_config", None) is not None
+    try:
+        return sees(AutoConfig.from_pretrained(path))
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"checkpoint {path} cannot be loaded: {reason}") from error
+
+
+def image_token(folder: str) -> int | None:
+    """Id that stands for an image in the prompts of a checkpoint; None for a text model.
+
+    Raises:
+        ConfigError: no model is there that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"checkpoint {folder} cannot be loaded: {reason}") from error
+    seen = getattr(config, "vision_config", None) is not None
+    return int(config.image_token_id) if seen else None
+
+
+def filler(image_token_id: int) -> int:
+    """See :attr:`Vision.filler`."""
+    return 1 if image_token_id == 0 else 0
+
+
+def expanded(
+    prompt_ids: Sequence[int], images: Sequence[Image], vision: Vision | None
+) -> list[int]:
+    """The prompt as it goes into a model: :meth:`Vision.expand`, or as it is for a text model.
+
+    Raises:
+        ConfigError: the model cannot take the images.
+    """
+    if vision is not None:
+        return vision.expand(prompt_ids, images)
+    check_placeholders(prompt_ids, images, None)
+    return list(prompt_ids)
+
+
+def check_placeholders(
+    prompt_ids: Sequence[int], images: Sequence[Image], image_token_id: int | None
+) -> None:
+    """Refuse a prompt without exactly one placeholder id an image.
+
+    Args:
+        image_token_id: None for a text model.
+
+    Raises:
+        ConfigError: as above.
+    """
+    if image_token_id is None:
+        if images:
+            raise ConfigError("a prompt has images, which this model does not take")
+        return
+    asked = list(prompt_ids).count(image_token_id)
+    if asked != len(images):
+        raise ConfigError(
+            f"a prompt has {asked} image tokens for {len(images)} images: write <image> where "
+            "an image belongs, and no image token of the model's own anywhere"
+        )
 
 
 def load_processor(folder: str) -> Any:

@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from evals.benchmarks import find
 from evals.benchmarks.problems import load_problems
 from evals.results import Results, read_results
-from reopold.config import ConfigError, EvaluationConfig
+from reopold.config import ConfigError, EvaluationConfig, RunConfig
 from reopold.provenance import checkpoint_digest
 from reopold.retention import prune
 from reopold.run_dir import RunDir, write_atomic
@@ -54,7 +54,9 @@ def evaluate_run(
             prune(run, run.config())
     last = run.evaluation(steps[-1], run.config().evaluation.benchmark)
     results = _results(last)
-    get_run_logger().info("%s after %d steps: %s", name, steps[-1], results.headline())
+    for each in run.config().evaluations:
+        line = _results(run.evaluation(steps[-1], each.benchmark)).headline()
+        get_run_logger().info("%s after %d steps, %s: %s", name, steps[-1], each.benchmark, line)
     show(
         Progress(name, stage, reward=results.scores[0].value, state="reused" if reused else "done")
     )
@@ -90,9 +92,14 @@ def evaluate_checkpoint(
 def evaluated(run: RunDir, steps: list[int]) -> bool:
     """Whether disk holds results for the checkpoints, test problems and settings of today."""
     config = run.config()
-    settings, there = config.evaluation, run.passed_checkpoints()
+    if not set(steps) <= set(run.passed_checkpoints()):
+        return False
+    return all(_answered(run, config, settings, steps) for settings in config.evaluations)
+
+
+def _answered(run: RunDir, config: RunConfig, settings: EvaluationConfig, steps: list[int]) -> bool:
     found = [read_results(run.evaluation(step, settings.benchmark)) for step in steps]
-    if not set(steps) <= set(there) or None in found:
+    if None in found:
         return False
     problems = load_problems(find(settings.benchmark), settings.data or None).digest
     return all(

@@ -102,8 +102,8 @@ def recipe(suite: Path) -> Callable[..., RunConfig]:
 
     def make(method: str = "reopold", **sections: Any) -> RunConfig:
         teacher = str(suite / "teacher-init") if method in DISTILLATION_METHODS else ""
-        completions = suite / "sft-student.jsonl"
-        data = completions if method == "sft" else suite / "train.jsonl"
+        completions = suite / "micro_maths" / "sft-student.jsonl"
+        data = completions if method == "sft" else suite / "micro_maths" / "train.jsonl"
         fields: dict[str, Any] = {
             "name": f"{method}-s3",
             "method": method,
@@ -114,7 +114,7 @@ def recipe(suite: Path) -> Callable[..., RunConfig]:
                 prompts_per_step=3, rollouts_per_prompt=2, max_new_tokens=12
             ),
             "train": TrainConfig(steps=6, checkpoint_every=2, micro_batch=4, keep_rollouts=2),
-            "evaluation": EvaluationConfig(data=str(suite / "test.jsonl"), max_new_tokens=12),
+            "evaluation": EvaluationConfig(data=str(suite / "micro_maths" / "test.jsonl"), max_new_tokens=12),
         }
         return RunConfig(**{**fields, **sections})
 

@@ -6,17 +6,23 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+
+from tqdm import tqdm
 
 from evals.benchmarks.base import Benchmark, Problem, Row
 from evals.benchmarks.places import default_folders, find_files, how_to_place, named_files
 from evals.benchmarks.reading import Item, read_items
 from reopold.config import ConfigError
+from reopold.data.images import Image, find_image
 
 #: Where images lie, seen from the folder of the file that names them.
 IMAGE_FOLDERS = (".", "images", "hallusion_bench", "..", "../images")
+#: Seconds of reading images after which a bar shows how far it is.
+PATIENCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,24 @@ class Problems:
                 f"{len(missing)} images of {self.origin} are not there ({_some(missing)}): place "
                 "them, or ask for fewer items"
             )
+
+    def find_images(self) -> dict[str, Image]:
+        """The items' images by path, each read once to its end, however many items show it.
+
+        Raises:
+            ConfigError: one is no picture, or broken, too large or animated.
+        """
+        paths = list(dict.fromkeys(image for p in self.problems for image in p.images))
+        with ThreadPoolExecutor() as pool:
+            found = tqdm(
+                pool.map(find_image, paths),
+                total=len(paths),
+                desc="reading images",
+                unit="image",
+                delay=PATIENCE,
+                disable=None,  # but on terminals
+            )
+            return dict(zip(paths, found, strict=True))
 
 
 class _Loaded(NamedTuple):

@@ -23,14 +23,8 @@ from typing import Any
 from evals.benchmarks.base import Row, pick
 from evals.grading.verdict import NO_ANSWER, Context, Verdict, verdict
 from reopold.config import ConfigError
-from reopold.environments.tau2_mock import (
-    Tau2Mock,
-    ToolCall,
-    read_call,
-    read_calls,
-    said,
-    without_calls,
-)
+from reopold.environments.calls import ToolCall, read_call, read_calls, said, without_calls
+from reopold.environments.tau2_mock import Tau2Mock
 
 _DEFAULT_BASIS = ("DB", "COMMUNICATE")
 _CHECKED = ("DB", "ENV_ASSERTION", "ACTION", "COMMUNICATE")

@@ -14,6 +14,7 @@ from lm_eval.api.model import LM
 from evals.benchmarks.base import Problem
 from evals.harness.journal import Generation, Journal, SampleKey
 from evals.harness.sampler import Request, Sampler
+from reopold.data.images import Image
 from reopold.engines.base import SEED_LIMIT
 from reopold.rollouts import SamplingParams
 
@@ -24,6 +25,7 @@ class _Wanted:
 
     key: SampleKey
     params: SamplingParams
+    images: tuple[Image, ...]
 
 
 class EngineLM(LM):  # type: ignore[misc]  # lm-eval ships no types
@@ -36,32 +38,47 @@ class EngineLM(LM):  # type: ignore[misc]  # lm-eval ships no types
 
     Args:
         problems: by question id.
+        images: of the problems, by path.
     """
 
+    MULTIMODAL = True
+
     def __init__(
-        self, sampler: Sampler, problems: Mapping[str, Problem], journal: Journal, *, seed: int
+        self,
+        sampler: Sampler,
+        problems: Mapping[str, Problem],
+        journal: Journal,
+        *,
+        seed: int,
+        images: Mapping[str, Image] | None = None,
     ) -> None:
         super().__init__()
         self.sampler = sampler
         self.problems = problems
         self.journal = journal
         self.seed = seed
+        self.images = images or {}
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """The response texts, in the order of the requests.
 
         Raises:
             ValueError: the task asks for stop strings, or for a setting that the engine would not
-                obey.
+                obey, or it shows other images than the problem has.
         """
         wanted = self._wanted(requests)
         params = {each.params for each in wanted}
         if len(params) > 1:
             raise ValueError("one benchmark has one generation setting for all questions")
-        missing = [each.key for each in wanted if each.key not in self.journal]
         asked = [
-            Request(key, self.problems[key.question], sample_seed(self.seed, *key))
-            for key in missing
+            Request(
+                each.key,
+                self.problems[each.key.question],
+                sample_seed(self.seed, *each.key),
+                each.images,
+            )
+            for each in wanted
+            if each.key not in self.journal
         ]
         if asked:
             self.sampler.sample(asked, params.pop(), self.journal.add)
@@ -84,9 +101,20 @@ class EngineLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         for request in requests:
             question = request.doc["id"]
             key = SampleKey(question, repeats[question])
-            found.append(_Wanted(key, _sampling_params(request.args[1])))
+            params, images = _sampling_params(request.args[1]), self._images(request)
+            found.append(_Wanted(key, params, images))
             repeats[question] += 1
         return found
+
+    def _images(self, request: Instance) -> tuple[Image, ...]:
+        """What lm-eval shows with a request: of multimodal tasks its third argument."""
+        shown = [path for part in request.args[2:] for path in part["visual"]]
+        problem = self.problems[request.doc["id"]]
+        if shown != problem.images:
+            raise ValueError(
+                f"lm-eval shows {shown} with question {problem.id}, which has {problem.images}"
+            )
+        return tuple(self.images[path] for path in shown)
 
 
 def sample_seed(seed: int, question: str, repeat: int) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from evals.harness.sampler import AnswerSampler, Sampler
 from evals.harness.thinking import BudgetSampler
 from evals.harness.tools import DialogueSampler
-from evals.harness.vision import vision_sampler
+from evals.harness.vision import ServedVision
 from reopold.config import ConfigError, EvaluationConfig
 from reopold.data.tokenizers import load_tokenizer
 from reopold.engines.base import Engine
@@ -16,6 +16,7 @@ from reopold.stopping import ShouldStop
 
 if TYPE_CHECKING:
     from evals.evaluation import Evaluation
+    from reopold.vision import Vision
 
 #: Share of a GPU's memory for vLLM, which has it to itself while it evaluates.
 EVALUATION_MEMORY = 0.85
@@ -28,6 +29,7 @@ class Engines:
         self._key: tuple[Any, ...] = ()
         self._engine: Engine | None = None
         self._tokenizer: Any = None
+        self._vision: Vision | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -44,19 +46,28 @@ class Engines:
         """What draws the samples of an evaluation.
 
         Raises:
-            ConfigError: the checkpoint cannot be loaded, there is no such device, or no server.
+            ConfigError: the checkpoint cannot be loaded or takes no images where there are some,
+                there is no such device, or no server.
         """
         settings, benchmark = evaluation.settings, evaluation.benchmark
         label = f"sampling {benchmark.name}"
-        if benchmark.family == "visual":
-            self.close()
-            return vision_sampler(checkpoint, evaluation, label)
+        alone = not (benchmark.environment or settings.thinking_tokens)
+        if benchmark.family == "visual" and settings.engine == "server" and alone:
+            return ServedVision(settings.urls, evaluation.should_stop, label)
         engine = self._load(checkpoint, evaluation)
+        if evaluation.images and self._vision is None:
+            from reopold.vision import SUPPORTED
+
+            raise ConfigError(
+                f"checkpoint {checkpoint} cannot answer questions about images, which "
+                f"{benchmark.name} asks: it is none of {', '.join(SUPPORTED)}"
+            )
+        tokenizer, vision = self._tokenizer, self._vision
         if benchmark.environment:
-            return DialogueSampler(engine, self._tokenizer, benchmark, settings, label)
+            return DialogueSampler(engine, tokenizer, benchmark, settings, label, vision)
         if settings.thinking_tokens:
-            return BudgetSampler(engine, self._tokenizer, settings, label)
-        return AnswerSampler(engine, self._tokenizer, settings.batch_size, label)
+            return BudgetSampler(engine, tokenizer, settings, label, vision)
+        return AnswerSampler(engine, tokenizer, settings.batch_size, label, vision)
 
     def _load(self, checkpoint: Path, evaluation: Evaluation) -> Engine:
         settings = evaluation.settings
@@ -65,6 +76,7 @@ class Engines:
             self.close()
             self._tokenizer = load_tokenizer(str(checkpoint))
             self._engine = _engine(checkpoint, self._tokenizer, evaluation)
+            self._vision = _vision(checkpoint, self._engine)
             self._key = key
         return self._engine
 
@@ -83,6 +95,23 @@ def torch_device(wanted: str) -> str:
     return ("cuda" if there else "cpu") if wanted == "auto" else wanted
 
 
+def _vision(checkpoint: Path, engine: Engine) -> Vision | None:
+    """How the checkpoint takes images: the engine's own, or one that only counts their tokens."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from reopold.engines.hf import HFEngine
+    from reopold.vision import Vision, takes_images
+
+    if isinstance(engine, HFEngine):
+        return engine.vision
+    if not takes_images(str(checkpoint)):
+        return None
+    with torch.device("meta"):
+        empty = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(checkpoint))
+    return Vision.of(empty, str(checkpoint))
+
+
 def _engine(checkpoint: Path, tokenizer: Any, evaluation: Evaluation) -> Engine:
     settings, should_stop = evaluation.settings, evaluation.should_stop
     if settings.engine == "vllm":
@@ -92,12 +121,14 @@ def _engine(checkpoint: Path, tokenizer: Any, evaluation: Evaluation) -> Engine:
     import torch
 
     from reopold.engines.hf import HFEngine, load_model
+    from reopold.vision import Vision
 
     if evaluation.threads is not None:
         torch.set_num_threads(evaluation.threads)
     device = torch_device(evaluation.device)
     model = load_model(str(checkpoint), dtype=evaluation.dtype, device=device)
-    return HFEngine(model, tokenizer, should_stop=should_stop)
+    vision = Vision.of(model, str(checkpoint))
+    return HFEngine(model, tokenizer, vision=vision, should_stop=should_stop)
 
 
 def _vllm(checkpoint: Path, tokenizer: Any, dtype: str, should_stop: ShouldStop) -> Engine:

@@ -30,7 +30,7 @@ class Generation:
     ids: list[int]
     """Response tokens, a closing EOS included; in a dialogue the observations too."""
     finish_reason: str
-    """stop, length, or turns (a dialogue that used them up)."""
+    """stop or length; of a dialogue also turns or seconds: which budget was used up."""
     tokens: int
     """Sampled by the model: observations of a dialogue are none."""
     prompt_tokens: int

@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from tqdm import tqdm
 
 from evals.benchmarks.base import Problem
 from evals.grading.thinking import OPEN
 from evals.harness.journal import Generation, SampleKey
+from reopold.data.images import Image
+from reopold.data.prompts import Prompt
 from reopold.data.tokenizers import render
 from reopold.engines.base import Engine
 from reopold.rollouts import Rollout, SamplingParams
+
+if TYPE_CHECKING:
+    from reopold.vision import Vision
 
 #: Told of every sample as soon as it is drawn.
 Keep = Callable[[SampleKey, Generation], None]
@@ -26,6 +31,8 @@ class Request(NamedTuple):
     key: SampleKey
     problem: Problem
     seed: int
+    images: tuple[Image, ...] = ()
+    """The problem's, in the order of their placeholders."""
 
 
 class Sampler(Protocol):
@@ -43,10 +50,13 @@ class AnswerSampler:
     batch_size: int
     label: str = "sampling"
     """Of the progress bar."""
+    vision: Vision | None = None
+    """Of a model that takes images."""
 
     def sample(self, requests: Sequence[Request], params: SamplingParams, keep: Keep) -> None:
         # All of them first: a prompt that cannot be rendered ends it before any work is done.
-        asked = list(zip(requests, rendered(self.tokenizer, requests), strict=True))
+        prompts = rendered(self.tokenizer, requests, self.vision)
+        asked = list(zip(requests, prompts, strict=True))
         with progress(len(requests), self.label) as bar:
             for batch in batches(asked, self.batch_size):
                 self._draw(batch, params, keep, bar)
@@ -68,6 +78,7 @@ class AnswerSampler:
             [prompt for _, prompt in batch],
             params,
             seeds=[request.seed for request, _ in batch],
+            images=[request.images for request, _ in batch],
             on_finished=finished,
         )
 
@@ -78,16 +89,45 @@ class AnswerSampler:
             ids=rollout.response_ids,
             finish_reason=rollout.finish_reason,
             tokens=len(rollout.response_ids),
-            prompt_tokens=len(rollout.prompt_ids),
+            prompt_tokens=prompt_length(self.vision, rollout.prompt_ids, rollout.images),
             seconds=round(seconds, 4),
         )
 
 
-def rendered(tokenizer: Any, requests: Sequence[Request]) -> list[list[int]]:
-    """Token ids of every request's chat; the samples of a problem share its rendering."""
-    ids = {each.problem.id: each.problem.messages for each in requests}
-    prompts = {name: render(tokenizer, messages) for name, messages in ids.items()}
+def rendered(
+    tokenizer: Any, requests: Sequence[Request], vision: Vision | None = None
+) -> list[list[int]]:
+    """Token ids of every request's chat, one placeholder id an image; the samples of a problem
+    share its rendering.
+
+    Raises:
+        ConfigError: the tokenizer or the model's vision cannot take a prompt.
+    """
+    firsts = {each.problem.id: each for each in reversed(requests)}
+    if vision is not None:
+        check_prompts(vision, tokenizer, list(firsts.values()))
+    prompts = {
+        name: render(tokenizer, each.problem.messages, images=len(each.images))
+        for name, each in firsts.items()
+    }
     return [prompts[each.problem.id] for each in requests]
+
+
+def check_prompts(vision: Vision, tokenizer: Any, requests: Sequence[Request]) -> None:
+    """Raises ConfigError: a prompt's images do not fit what stands for them in its text, or take
+    more room than the model has."""
+    vision.check(
+        tokenizer,
+        [
+            Prompt(each.problem.id, each.problem.messages, each.problem.gold, images=each.images)
+            for each in requests
+        ],
+    )
+
+
+def prompt_length(vision: Vision | None, prompt_ids: Sequence[int], images: Sequence[Image]) -> int:
+    """Tokens of a prompt with the room that its images take."""
+    return len(prompt_ids if vision is None else vision.expand(prompt_ids, images))
 
 
 def opened_thought(tokenizer: Any, prompt_ids: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from evals.harness.journal import Generation, Journal, SampleKey
 from evals.harness.sampler import Sampler
 from evals.scores import METRICS, Metric, question_values, votes
 from reopold.config import EvaluationConfig
+from reopold.data.images import Image
 
 #: Of a dialogue whose tool itself broke.
 BROKEN = Verdict(correct=False, extracted=None, status="sandbox_failure")
@@ -53,14 +54,19 @@ def run_benchmark(
     settings: EvaluationConfig,
     sampler: Sampler,
     journal: Journal,
+    *,
+    images: Mapping[str, Image] | None = None,
 ) -> list[Question]:
     """Sample and grade every problem, in the order of `problems`.
 
     lm-eval's `simple_evaluate` repeats, filters, calls the grader and aggregates.
+
+    Args:
+        images: of the problems, by path.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about defaults we set
     by_id = {problem.id: problem for problem in problems}
-    lm = EngineLM(sampler, by_id, journal, seed=settings.seed)
+    lm = EngineLM(sampler, by_id, journal, seed=settings.seed, images=images)
     grading = _Grading(benchmark, problems, settings, journal)
 
     def process_results(doc: Row, results: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -139,7 +145,12 @@ def build_task(
     them to a cache under the user's home, and answer from there.
     """
     docs = [
-        {"id": problem.id, "text": problem.messages[-1]["content"], "gold": problem.gold}
+        {
+            "id": problem.id,
+            "text": problem.messages[-1]["content"],
+            "gold": problem.gold,
+            "images": problem.images,
+        }
         for problem in problems
     ]
     config: dict[str, Any] = yaml.safe_load(TASK.read_text(encoding="utf-8"))
@@ -161,4 +172,8 @@ def build_task(
             "until": [],
         },
     }
+    if benchmark.family == "visual":
+        # lm-eval's multimodal route. What it hands on as pictures are paths here: the same picture
+        # stands in many requests, and every model reads it in its own way.
+        config["doc_to_image"] = lambda doc: doc["images"]
     return ConfigurableTask(config=config)

@@ -5,15 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evals.grading.thinking import CLOSE
 from evals.harness.journal import Generation
-from evals.harness.sampler import Keep, Request, batches, opened_thought, progress, rendered
+from evals.harness.sampler import (
+    Keep,
+    Request,
+    batches,
+    opened_thought,
+    progress,
+    prompt_length,
+    rendered,
+)
 from evals.scaling.budget_forcing import Budget, Forced, force_budget
 from reopold.config import ConfigError, EvaluationConfig
 from reopold.engines.base import Engine
 from reopold.rollouts import SamplingParams
+
+if TYPE_CHECKING:
+    from reopold.vision import Vision
 
 
 @dataclass
@@ -24,6 +35,8 @@ class BudgetSampler:
     tokenizer: Any
     settings: EvaluationConfig
     label: str
+    vision: Vision | None = None
+    """Of a model that takes images."""
 
     def sample(self, requests: Sequence[Request], params: SamplingParams, keep: Keep) -> None:
         mark = self.tokenizer.encode(CLOSE, add_special_tokens=False)
@@ -39,24 +52,33 @@ class BudgetSampler:
             temperature=params.temperature,
             top_p=params.top_p,
         )
+        # All of them first: a prompt that cannot be rendered ends it before any work is done.
+        asked = list(zip(requests, rendered(self.tokenizer, requests, self.vision), strict=True))
         with progress(len(requests), self.label) as bar:
-            for batch in batches(requests, self.settings.batch_size):
+            for batch in batches(asked, self.settings.batch_size):
                 started = time.perf_counter()
-                prompts = rendered(self.tokenizer, batch)
-                seeds = [request.seed for request in batch]
-                found = force_budget(self.engine, prompts, budget, self.tokenizer, seeds)
+                found = force_budget(
+                    self.engine,
+                    [prompt for _, prompt in batch],
+                    budget,
+                    self.tokenizer,
+                    [request.seed for request, _ in batch],
+                    images=[request.images for request, _ in batch],
+                )
                 seconds = time.perf_counter() - started
-                for request, prompt, forced in zip(batch, prompts, found, strict=True):
-                    keep(request.key, self._generation(prompt, forced, seconds))
+                for (request, prompt), forced in zip(batch, found, strict=True):
+                    keep(request.key, self._generation(request, prompt, forced, seconds))
                 bar.update(len(batch))
 
-    def _generation(self, prompt: Sequence[int], forced: Forced, seconds: float) -> Generation:
+    def _generation(
+        self, request: Request, prompt: Sequence[int], forced: Forced, seconds: float
+    ) -> Generation:
         text = str(self.tokenizer.decode(forced.ids, skip_special_tokens=True))
         return Generation(
             text=opened_thought(self.tokenizer, prompt) + text,
             ids=forced.ids,
             finish_reason=forced.finish_reason,
             tokens=forced.tokens,
-            prompt_tokens=len(prompt),
+            prompt_tokens=prompt_length(self.vision, prompt, request.images),
             seconds=round(seconds, 4),
         )

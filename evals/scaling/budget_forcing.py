@@ -18,6 +18,7 @@ from typing import Any
 
 from evals.scaling.votes import majority_at_k
 from reopold.config import ConfigError
+from reopold.data.images import Image
 from reopold.engines.base import SEED_LIMIT, Engine, EngineFailure
 from reopold.rollouts import FinishReason, Rollout, SamplingParams
 
@@ -95,6 +96,8 @@ def force_budget(
     budget: Budget,
     tokenizer: Any,
     seeds: Sequence[int],
+    *,
+    images: Sequence[tuple[Image, ...]] | None = None,
 ) -> list[Forced]:
     """One response to every prompt, which should end where the thought begins.
 
@@ -107,8 +110,8 @@ def force_budget(
     """
     rules = _Rules(budget, tokenizer)
     thoughts = [
-        _Thought(list(prompt), seed, budget.thinking_tokens)
-        for prompt, seed in zip(prompts, seeds, strict=True)
+        _Thought(list(prompt), seed, budget.thinking_tokens, shown)
+        for prompt, seed, shown in zip(prompts, seeds, images or [()] * len(seeds), strict=True)
     ]
     while active := [thought for thought in thoughts if not thought.over]:
         fresh = [thought for thought in active if thought.fresh]
@@ -125,6 +128,7 @@ def force_budget(
         [thought.prompt + thought.ids for thought in thoughts],
         params,
         seeds=[thought.next_seed() for thought in thoughts],
+        images=[thought.images for thought in thoughts],
     )
     return [rules.result(*pair) for pair in zip(thoughts, answers, strict=True)]
 
@@ -208,6 +212,8 @@ class _Thought:
     seed: int
     left: int
     """Of the budget."""
+    images: tuple[Image, ...] = ()
+    """Of the prompt."""
     ids: list[int] = field(default_factory=list)
     """The thought so far, as it is fed back."""
     start: int = 0
@@ -260,6 +266,7 @@ class _Rules:
             params,
             seeds=[thought.next_seed() for thought in thoughts],
             limits=[thought.left for thought in thoughts],
+            images=[thought.images for thought in thoughts],
         )
 
     def take(self, thought: _Thought, rollout: Rollout) -> None:

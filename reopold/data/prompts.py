@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,18 @@ class PromptMix:
 
     def draw(self, size: int, number: int) -> list[Prompt]:
         """The prompts of a draw (from 0), a function of (seed, number): nothing has to be kept."""
-        if len(self.sets) > 1:
-            raise NotImplementedError
-        chosen = batch_indices(len(self.sets[0]), size, number, self.seed)
-        return [self.sets[0][i] for i in chosen]
+        if len(self.sets) == 1:
+            chosen = batch_indices(len(self.sets[0]), size, number, self.seed)
+            return [self.sets[0][i] for i in chosen]
+        turns = _turns(tuple(self.weights), (number + 1) * size)
+        first, now = turns[: number * size], turns[number * size :]
+        drawn: list[Prompt] = []
+        for place, prompts in enumerate(self.sets):
+            start, count = first.count(place), now.count(place)
+            seed = [self.seed, place]
+            drawn += [prompts[i] for i in ordered(len(prompts), start, count, seed)]
+        order = np.random.default_rng([self.seed, number, len(self.sets)]).permutation(size)
+        return [drawn[i] for i in order]  # so that every update of a step has some of each
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -65,8 +74,9 @@ def load_mix(
     Raises:
         ConfigError: as :func:`load_prompts`.
     """
-    first = load_prompts(data.train, completions=completions, family=family)
-    return PromptMix([first], [data.weight], seed)
+    sets = [load_prompts(data.train, completions=completions, family=family)]
+    sets += [load_prompts(s.train, completions=completions, family=s.family) for s in data.mix]
+    return PromptMix(sets, [data.weight, *(other.weight for other in data.mix)], seed)
 
 
 def load_prompts(path: str, *, completions: bool = False, family: Family = "maths") -> list[Prompt]:
@@ -167,10 +177,28 @@ def batch_indices(total: int, size: int, step: int, seed: int) -> list[int]:
     Every epoch is a new permutation; a batch may span two. So a resumed run, or one that looks
     ahead, reads exactly what an uninterrupted one does.
     """
-    first = step * size
+    return ordered(total, step * size, size, [seed])
+
+
+def ordered(total: int, start: int, count: int, seed: list[int]) -> list[int]:
+    """`count` indices from position `start` on of the endless order of `total` things."""
     indices: list[int] = []
-    while len(indices) < size:
-        epoch, offset = divmod(first + len(indices), total)
-        order = np.random.default_rng([seed, epoch]).permutation(total)
-        indices += order[offset : offset + size - len(indices)].tolist()
+    while len(indices) < count:
+        epoch, offset = divmod(start + len(indices), total)
+        order = np.random.default_rng([*seed, epoch]).permutation(total)
+        indices += order[offset : offset + count - len(indices)].tolist()
     return indices
+
+
+@lru_cache(maxsize=2)
+def _turns(weights: tuple[float, ...], count: int) -> list[int]:
+    """Whose turn it is at each of the first `count` positions: the set that is furthest behind its
+    share, so that the share is exact to within one at any moment."""
+    shares = np.array(weights) / sum(weights)
+    taken = np.zeros(len(weights))
+    turns = []
+    for position in range(1, count + 1):
+        place = int(np.argmax(shares * position - taken))
+        taken[place] += 1
+        turns.append(place)
+    return turns

@@ -56,6 +56,7 @@ def build_engine(
             version=version,
             dtype=config.model.dtype,
             logprob_temperature=temperature,
+            vision=vision,
             should_stop=should_stop,
         )
     from reopold.engines.export import export
@@ -69,6 +70,7 @@ def build_engine(
         version=version,
         vocab_size=len(tokenizer),
         dtype=dtype,
+        processor=vision.source if vision else "",
     )
     return VLLMEngine(
         served,

@@ -1,14 +1,29 @@
-"""Sampling over vLLM's `/v1/completions`: token ids in, token ids and their log-probs out."""
+"""Sampling over HTTP from vLLM: token ids in, token ids and their log-probs out.
+
+Text goes to `/v1/completions`, which every vLLM has. Images need `/inference/v1/generate` (0.32 or
+later): it takes ids and images together, and gives the images their room itself.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import httpx
+
+from reopold.config import ConfigError
+from reopold.data.images import Image, load_image
 from reopold.engines.base import EngineFailure, OnFinished, check_limits
 from reopold.engines.endpoint import COMPLETIONS, Endpoints
+from reopold.engines.stops import StopStrings, response_end
 from reopold.rollouts import Rollout, SamplingParams
+from reopold.vision import check_placeholders
+
+GENERATE = "/inference/v1/generate"
 
 
 @dataclass(frozen=True)
@@ -17,7 +32,9 @@ class Completions:
 
     endpoints: Endpoints
     name: str
-    eos: int
+    tokenizer: Any
+    image_token_id: int | None = None
+    """Of a model that takes images."""
 
     def sample(
         self,
@@ -27,6 +44,7 @@ class Completions:
         seeds: Sequence[int],
         n: int,
         limits: Sequence[int] | None,
+        images: Sequence[Sequence[Image]] | None,
         on_finished: OnFinished | None,
         weight_version: int,
         together: int = 1,
@@ -38,17 +56,21 @@ class Completions:
                 draws sample i of a request with `seed + i`; it refuses several greedy ones.
         """
         most = check_limits(prompts, params, limits)
+        shown = images or [()] * len(prompts)
         requests = [
-            self._request(prompt, params, seed + i, together, limit)
-            for prompt, seed, limit in zip(prompts, seeds, most, strict=True)
+            self._request(prompt, seen, params, seed + i, together, limit, weight_version)
+            for prompt, seen, seed, limit in zip(prompts, shown, seeds, most, strict=True)
             for i in range(0, n, together)
         ]
+        seeing = any(shown)
 
         def parse(place: int, answer: dict[str, Any]) -> list[Rollout]:
-            return _rollouts(requests[place], answer, weight_version)
+            return requests[place].rollouts(answer)
 
         done: dict[int, Rollout] = {}
-        for place, rollouts in self.endpoints.map(requests, parse):
+        bodies = [request.generation() if seeing else request.completion() for request in requests]
+        path = GENERATE if seeing else COMPLETIONS
+        for place, rollouts in self.endpoints.map(bodies, parse, path=path):
             for i, rollout in enumerate(rollouts):
                 done[place * together + i] = rollout
                 if on_finished is not None:
@@ -63,20 +85,73 @@ class Completions:
         Raises:
             EngineFailure: it did not answer in `timeout` seconds, or not with token ids.
         """
-        request = self._request(prompt, params, seed, 1, params.max_new_tokens)
-        answer = self.endpoints.ask(url, COMPLETIONS, request, timeout)
-        return _rollouts(request, answer, 0)[0]
+        request = self._request(prompt, (), params, seed, 1, params.max_new_tokens, 0)
+        answer = self.endpoints.ask(url, COMPLETIONS, request.completion(), timeout)
+        return request.rollouts(answer)[0]
 
     def _request(
-        self, prompt: Sequence[int], params: SamplingParams, seed: int, n: int, limit: int
-    ) -> dict[str, Any]:
+        self,
+        prompt: Sequence[int],
+        images: Sequence[Image],
+        params: SamplingParams,
+        seed: int,
+        n: int,
+        limit: int,
+        weight_version: int,
+    ) -> _Request:
+        check_placeholders(prompt, images, self.image_token_id)
+        return _Request(
+            self.name,
+            list(prompt),
+            tuple(images),
+            params,
+            seed,
+            n,
+            limit,
+            # Our EOS and what we were asked for: a generation config may list further ids.
+            (self.tokenizer.eos_token_id, *params.stop_ids),
+            StopStrings(self.tokenizer, params.stop_strings),
+            weight_version,
+        )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Some samples of a prompt, and how a server is asked for them."""
+
+    model: str
+    prompt: list[int]
+    images: tuple[Image, ...]
+    params: SamplingParams
+    seed: int
+    n: int
+    limit: int
+    stops: tuple[int, ...]
+    strings: StopStrings
+    weight_version: int
+
+    def completion(self) -> dict[str, Any]:
         return {
-            "model": self.name,
-            "prompt": list(prompt),
-            "n": n,
-            "seed": seed,
-            "temperature": params.temperature,
-            "top_p": params.top_p,
+            "model": self.model,
+            "prompt": self.prompt,
+            "return_token_ids": True,
+            **self._sampling(),
+        }
+
+    def generation(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "token_ids": self.prompt,
+            "content_parts": image_parts(self.images, self.weight_version),
+            "sampling_params": self._sampling(),
+        }
+
+    def _sampling(self) -> dict[str, Any]:
+        sampling = {
+            "n": self.n,
+            "seed": self.seed,
+            "temperature": self.params.temperature,
+            "top_p": self.params.top_p,
             # Said although they are neutral: a server may take others from the model's
             # generation_config.json (Qwen3's has top_k 20).
             "top_k": 0,
@@ -84,49 +159,104 @@ class Completions:
             "repetition_penalty": 1.0,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
-            "max_tokens": limit,
-            "min_tokens": params.min_new_tokens,
+            "max_tokens": self.limit,
+            "min_tokens": self.params.min_new_tokens,
             "logprobs": 0,  # the sampled token's own
-            # Our EOS and what we were asked for: a generation config may list further ids.
-            "stop_token_ids": [self.eos, *params.stop_ids],
+            "stop_token_ids": list(self.stops),
             "ignore_eos": True,
-            "return_token_ids": True,
         }
+        if self.params.stop_strings:  # saves tokens; where a response ends is found out here
+            sampling |= {
+                "stop": list(self.params.stop_strings),
+                "include_stop_str_in_output": True,
+                "skip_special_tokens": False,
+            }
+        return sampling
 
+    def rollouts(self, answer: dict[str, Any]) -> list[Rollout]:
+        choices = sorted(answer.get("choices") or [], key=lambda choice: choice["index"])
+        if len(choices) != self.n:
+            raise EngineFailure(f"a server returned {len(choices)} of {self.n} samples")
+        return [self._rollout(choice) for choice in choices]
 
-def _rollouts(
-    request: dict[str, Any], answer: dict[str, Any], weight_version: int
-) -> list[Rollout]:
-    choices = sorted(answer.get("choices") or [], key=lambda choice: choice["index"])
-    if len(choices) != request["n"]:
-        raise EngineFailure(f"a server returned {len(choices)} of {request['n']} samples")
-    return [_rollout(request, choice, weight_version) for choice in choices]
-
-
-def _rollout(request: dict[str, Any], choice: dict[str, Any], weight_version: int) -> Rollout:
-    """Raises EngineFailure: no token ids, or a response that ended where nobody asked it to."""
-    ids = choice.get("token_ids")
-    logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
-    if not ids or logprobs is None or len(ids) != len(logprobs):
-        raise EngineFailure(
-            f"a server returned {len(ids or [])} token ids and {len(logprobs or [])} log-probs "
-            "of them: it must be a vLLM that knows return_token_ids"
+    def _rollout(self, choice: dict[str, Any]) -> Rollout:
+        """Raises EngineFailure: no token ids, or a response that ended where nobody asked it to."""
+        ids, logprobs = choice.get("token_ids"), _logprobs(choice)
+        if not ids or len(ids) != len(logprobs):
+            raise EngineFailure(
+                f"a server returned {len(ids or [])} token ids and {len(logprobs)} log-probs "
+                "of them: it must be a vLLM that knows return_token_ids"
+            )
+        if len(ids) > self.limit:
+            raise EngineFailure(
+                f"a server returned {len(ids)} tokens where {self.limit} were asked for"
+            )
+        end, reason = response_end(ids, self.stops, self.limit, self.strings)
+        if end > len(ids):
+            raise EngineFailure(_cut_off(ids, self.limit, choice))
+        return Rollout(
+            prompt_ids=self.prompt,
+            response_ids=ids[:end],
+            logprobs=[float(value) for value in logprobs[:end]],
+            finish_reason=reason,
+            weight_version=self.weight_version,
+            images=self.images,
         )
-    limit, stopped = request["max_tokens"], ids[-1] in request["stop_token_ids"]
-    if len(ids) > limit:
-        raise EngineFailure(f"a server returned {len(ids)} tokens where {limit} were asked for")
-    if not stopped and len(ids) < limit:
-        raise EngineFailure(_cut_off(ids, limit, choice.get("finish_reason")))
-    return Rollout(
-        prompt_ids=request["prompt"],
-        response_ids=ids,
-        logprobs=[float(value) for value in logprobs],
-        finish_reason="stop" if stopped else "length",
-        weight_version=weight_version,
-    )
 
 
-def _cut_off(ids: Sequence[int], limit: int, reason: str | None) -> str:
+def _logprobs(choice: dict[str, Any]) -> list[float]:
+    """Of every token; `/v1/completions` and `/inference/v1/generate` write them differently."""
+    found = choice.get("logprobs") or {}
+    content = found.get("content")
+    if content is not None:
+        return [entry["logprob"] for entry in content]
+    return found.get("token_logprobs") or []
+
+
+def image_parts(images: Sequence[Image], weight_version: int) -> list[dict[str, str]]:
+    """Images as :data:`GENERATE` takes them.
+
+    What vLLM keeps of an image is only good for the weights that made it: so it is kept under the
+    weights' version and the image's digest.
+    """
+    return [
+        {"type": "image_url", "url": _data_url(image), "uuid": f"{weight_version}-{image.digest}"}
+        for image in images
+    ]
+
+
+@lru_cache(maxsize=64)
+def _data_url(image: Image) -> str:
+    """The picture as :func:`load_image` reads it: a server would treat an alpha channel or a
+    rotation in its own way."""
+    buffer = io.BytesIO()
+    load_image(image.path).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def check_sees(endpoints: Endpoints) -> None:
+    """Whether token ids and images can be sent together.
+
+    Raises:
+        ConfigError: a server has no such endpoint.
+    """
+    for url in endpoints.living():
+        try:
+            endpoints.post_to(url, GENERATE, {})
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code in (404, 405):
+                raise ConfigError(
+                    f"{url} takes no images beside token ids ({GENERATE}): use vLLM 0.32 or later "
+                    "there, or kind 'hf' or 'vllm' here"
+                ) from error
+        except (httpx.HTTPError, ValueError):
+            pass  # whether it lives is found out by the requests, which are tried again
+
+
+def _cut_off(ids: Sequence[int], limit: int, choice: dict[str, Any]) -> str:
+    reason, stop = choice.get("finish_reason"), choice.get("stop_reason")
+    if reason == "stop" and isinstance(stop, str):
+        return f"a server ended a response at {stop!r}, which its last id, {ids[-1]}, does not end"
     if reason == "stop":
         return (
             f"a server ended a response at id {ids[-1]}, which nobody asked for: start it with "

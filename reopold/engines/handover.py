@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from reopold.data.images import Image, find_image
 from reopold.engines.base import Engine, EngineFailure
 from reopold.engines.export import head_sum
 from reopold.logprobs import Head
 from reopold.rollouts import Rollout
 from reopold.scoring import score
+from reopold.vision import Vision
 
 #: Largest |difference| in nats of a fixed prompt's log-probs, by the engine's dtype. Kernels differ
 #: by 1e-6 in float32 and by 1e-2 and more in bfloat16.
@@ -59,20 +63,46 @@ class Handover:
         return version
 
 
-def probe_gap(engine: Engine, model: PreTrainedModel, head: Head) -> float:
-    """Largest |difference| in nats of a fixed prompt's log-probs: engine against trainer."""
+def probe_gap(
+    engine: Engine, model: PreTrainedModel, head: Head, vision: Vision | None = None
+) -> float:
+    """Largest |difference| in nats of a fixed prompt's log-probs: engine against trainer; of a
+    model that takes images, also of the prompt with a fixed image."""
     real = head.vocab_size or len(head.weight_VD)
     ids = [int(i) for i in (torch.arange(1, PROBE_TOKENS + 1) * 7919) % real]
-    probe = Rollout(ids[:1], ids[1:], [], "length")
-    engine_N = engine.score([probe]).logprobs_N
-    trainer_N = score(model, [probe], head=head, micro_batch=1).logprobs_N.cpu()
-    return float((engine_N.cpu() - trainer_N).abs().max())
+    if vision is not None:
+        ids = vision.harmless(ids)
+    probes = [Rollout(ids[:1], ids[1:], [], "length")]
+    with tempfile.TemporaryDirectory(prefix="reopold-") as folder:
+        if vision is not None:
+            shown = [vision.image_token_id, *ids[:1]]
+            image = probe_image(Path(folder) / "probe.png")
+            probes.append(Rollout(shown, ids[1:], [], "length", images=(image,)))
+        engine_N = engine.score(probes).logprobs_N
+        trained = score(model, probes, head=head, micro_batch=1, vision=vision)
+    return float((engine_N.cpu() - trained.logprobs_N.cpu()).abs().max())
+
+
+def probe_image(file: Path) -> Image:
+    """A picture of 256 x 256 greys, written to `file`."""
+    from PIL import Image as Pillow
+
+    Pillow.radial_gradient("L").save(file)
+    return find_image(str(file))
 
 
 def hand_over(
-    engine: Engine, model: PreTrainedModel, head: Head, version: int, dtype: torch.dtype
+    engine: Engine,
+    model: PreTrainedModel,
+    head: Head,
+    version: int,
+    dtype: torch.dtype,
+    vision: Vision | None = None,
 ) -> float:
     """Give an engine the trainer's weights and make sure that it samples from them.
+
+    Args:
+        vision: of the model; None for a text model.
 
     Returns:
         The gap on the fixed prompt, nats.
@@ -83,7 +113,7 @@ def hand_over(
     held = engine.update_weights(model, version)
     if held != version:
         raise EngineFailure(f"the engine holds weight version {held}, not {version}")
-    gap = probe_gap(engine, model, head)
+    gap = probe_gap(engine, model, head, vision)
     limit = PROBE_TOLERANCE.get(dtype, max(PROBE_TOLERANCE.values()))
     if not gap <= limit:
         raise EngineFailure(

@@ -5,13 +5,11 @@ Axes: U distinct prompts, B live sequences, L length of the padded prompt plus w
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -26,12 +24,13 @@ from reopold.config import ConfigError
 from reopold.data.images import Image
 from reopold.data.tokenizers import load_tokenizer
 from reopold.engines.base import OnFinished, check_limits
+from reopold.engines.draws import choose, uniforms
 from reopold.engines.kv_cache import roomy_cache, use_grouped_attention
-from reopold.engines.stops import StopStrings
-from reopold.rollouts import FinishReason, Rollout, SamplingParams
+from reopold.engines.stops import StopStrings, response_end
+from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import Scores, check_head, output_head, score
 from reopold.stopping import ShouldStop, check, never
-from reopold.vision import Vision, takes_images
+from reopold.vision import Vision, expanded, takes_images
 
 #: Finished rows leave the batch once they make up this share of it: copying the cache costs too.
 COMPACT_SHARE = 0.2
@@ -108,11 +107,11 @@ class HFEngine:
         most = check_limits(prompts, params, limits)
         shown = images or [()] * len(prompts)
         rows = [
-            _Row(request * n + i, list(prompt), seed + i, limit, tuple(seen), expanded)
+            _Row(request * n + i, list(prompt), seed + i, limit, tuple(seen), ids)
             for request, (prompt, seed, limit, seen) in enumerate(
                 zip(prompts, seeds, most, shown, strict=True)
             )
-            for expanded in [self._expanded(prompt, seen)]
+            for ids in [expanded(prompt, seen, self.vision)]
             for i in range(n)
         ]
         done: dict[int, Rollout] = {}
@@ -127,13 +126,6 @@ class HFEngine:
             self._sample(batch, params, finish)
         return [done[place] for place in range(len(rows))]
 
-    def _expanded(self, prompt: Sequence[int], images: Sequence[Image]) -> list[int]:
-        if self.vision is not None:
-            return self.vision.expand(prompt, images)
-        if images:
-            raise ConfigError("a prompt has images, which this model does not take")
-        return list(prompt)
-
     def _sample(self, rows: Sequence[_Row], params: SamplingParams, finish: OnFinished) -> None:
         eos, device = self.tokenizer.eos_token_id, self.model.device
         decoder = _Decoder(self.model, rows, len(self.tokenizer), eos, self.vision)
@@ -142,7 +134,7 @@ class HFEngine:
         strings = StopStrings(self.tokenizer, params.stop_strings)
         limits_R = torch.tensor([row.limit for row in rows], device=device)
         longest = max(row.limit for row in rows)
-        uniforms_RT = _uniforms([row.seed for row in rows], longest).to(device)
+        uniforms_RT = uniforms([row.seed for row in rows], longest).to(device)
         tokens_RT = torch.full_like(uniforms_RT, eos, dtype=torch.long)
         logprobs_RT = torch.zeros_like(tokens_RT, dtype=decoder.logits_BV.dtype)
 
@@ -233,17 +225,6 @@ class _Row:
     def context(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """What rows have in common that may share a prefill."""
         return tuple(self.expanded), tuple(image.digest for image in self.images)
-
-
-def response_end(
-    ids: Sequence[int], stops: Collection[int], limit: int, strings: StopStrings | None = None
-) -> tuple[int, FinishReason]:
-    """Length of a response within what was sampled for its row, and why it ended there."""
-    sampled = ids[:limit]
-    ends = [place + 1 for place, token in enumerate(sampled) if token in stops][:1]
-    if strings is not None and (end := strings.end(sampled)) is not None:
-        ends.append(end)
-    return (min(ends), "stop") if ends else (limit, "length")
 
 
 def batches(rows: Sequence[_Row], new_tokens: int, token_limit: int) -> Iterator[list[_Row]]:
@@ -355,62 +336,6 @@ class _Decoder:
             **inputs,
         ).last_hidden_state
         return self.head.logits(hidden_BTD[:, -1])
-
-
-def choose(
-    logits_BV: Tensor,
-    uniforms_B: Tensor,
-    temperature: float,
-    logprob_temperature: float = 1.0,
-    *,
-    top_p: float = 1.0,
-    banned_K: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One token a row by inverting the cumulative distribution at the row's uniform number.
-
-    Args:
-        logits_BV: raw logits, at least float32.
-        uniforms_B: float64 in [0, 1).
-        temperature: of the draw; 0 takes the most likely token.
-        top_p: probability that the nucleus must reach; the draw is from it.
-        banned_K: ids that are not drawn.
-
-    Returns:
-        ids_B and their log-probs at `logprob_temperature` in the full distribution, whatever the
-        draw's temperature, nucleus and banned ids were.
-    """
-    logprobs_BV = torch.log_softmax(logits_BV / logprob_temperature, dim=-1)
-    if banned_K is not None:
-        logits_BV = logits_BV.index_fill(-1, banned_K, -math.inf)
-    if temperature == 0.0:
-        ids_B = logits_BV.argmax(-1)
-    else:
-        # float64: a float32 cumulative sum over 152k ids is coarser than the tail it walks.
-        probs_BV = torch.softmax(logits_BV.double() / temperature, dim=-1)
-        if top_p < 1.0:
-            probs_BV = nucleus(probs_BV, top_p)
-        cumulative_BV = probs_BV.cumsum(-1)
-        threshold_B1 = (uniforms_B * cumulative_BV[:, -1])[:, None]
-        ids_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(-1)
-        ids_B = ids_B.clamp(max=logits_BV.shape[-1] - 1)
-    return ids_B, logprobs_BV.gather(-1, ids_B[:, None]).squeeze(-1)
-
-
-def nucleus(probs_BV: Tensor, top_p: float) -> Tensor:
-    """Probabilities with 0 outside the smallest set of likeliest tokens that reaches top_p.
-
-    At least one token is left. Of equally likely tokens the lower id comes first.
-    """
-    sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
-    likelier_BV = torch.nn.functional.pad(sorted_BV.cumsum(-1)[:, :-1], (1, 0))
-    kept_BV = sorted_BV.masked_fill(likelier_BV >= top_p, 0.0)
-    return torch.zeros_like(probs_BV).scatter(-1, order_BV, kept_BV)
-
-
-def _uniforms(seeds: Sequence[int], count: int) -> Tensor:
-    """float64 [len(seeds), count]: each row from its own counter-based stream, on any device."""
-    rows = [np.random.Generator(np.random.Philox(seed)).random(count) for seed in seeds]
-    return torch.from_numpy(np.stack(rows))
 
 
 def _left_pad(

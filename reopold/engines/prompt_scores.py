@@ -29,6 +29,29 @@ def parse_row(row: Mapping[Any, Any]) -> Row:
     return {int(token): float(value) for token, value in row.items()}
 
 
+def response_rows(
+    rollout: Rollout, rows: Sequence[Mapping[Any, Any]], scored: Sequence[int], *, who: str
+) -> list[Row]:
+    """The response's own rows: the last ones, since images take more room than their placeholders.
+
+    Args:
+        rows: {token id: log-prob}, of the whole sequence.
+        scored: ids of the whole sequence, as the server has scored them.
+
+    Raises:
+        MissingScore: rows are missing, or other ids than the response's were scored.
+    """
+    length = len(rollout.response_ids)
+    start = len(scored) - length
+    if list(scored[start:]) != rollout.response_ids or (
+        not rollout.images and list(scored[:start]) != rollout.prompt_ids
+    ):
+        raise MissingScore(f"{who} scored other token ids than were sent")
+    if len(rows) != len(scored):
+        raise MissingScore(f"{who} returned {len(rows)} rows for {len(scored)} prompt tokens")
+    return [parse_row(row) for row in rows[start:]]
+
+
 def collect(
     rollouts: Sequence[Rollout], rows: Sequence[Sequence[Row]], top_k: int, *, who: str
 ) -> Scores:

@@ -16,14 +16,16 @@ import httpx
 from transformers import PreTrainedModel
 
 from reopold.config import ConfigError, EngineConfig
+from reopold.data.images import Image
 from reopold.engines.base import EngineFailure, OnFinished, check_limits, check_logprobs
-from reopold.engines.completions import Completions
+from reopold.engines.completions import Completions, check_sees
 from reopold.engines.endpoint import Endpoints, Unanswered
 from reopold.provenance import checkpoint_digest
 from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import Scores
 from reopold.stopping import ShouldStop, never
 from reopold.teachers.server import ServerTeacher
+from reopold.vision import image_token
 
 #: A long sample on a busy server; afterwards it is asked for again.
 TIMEOUT_SECONDS = 3600.0
@@ -66,6 +68,7 @@ class ServedEngine:
         if not wanted:
             raise ConfigError("no address of a server: give one, for example http://localhost:8000")
         self.tokenizer, self.weight_version = tokenizer, 0
+        self.image_token_id = image_token(str(tokenizer.name_or_path))
         config = EngineConfig(kind="server", urls=wanted, timeout_seconds=TIMEOUT_SECONDS)
         self.endpoints = Endpoints(config, wanted, "engine", should_stop)
         try:
@@ -90,14 +93,18 @@ class ServedEngine:
         seeds: Sequence[int],
         n: int = 1,
         limits: Sequence[int] | None = None,
+        images: Sequence[Sequence[Image]] | None = None,
         on_finished: OnFinished | None = None,
     ) -> list[Rollout]:
         """See :class:`reopold.engines.base.Engine`.
 
         Raises:
-            ConfigError: a prompt and its response would not fit in the server's context.
+            ConfigError: a prompt and its response would not fit in the server's context, or it
+                takes no images beside token ids.
         """
         check_logprobs(params, 1.0)
+        if any(images or ()):
+            check_sees(self.endpoints)
         self._check_lengths(prompts, check_limits(prompts, params, limits))
         return self.completions.sample(
             prompts,
@@ -105,6 +112,7 @@ class ServedEngine:
             seeds=seeds,
             n=n,
             limits=limits,
+            images=images,
             on_finished=on_finished,
             weight_version=self.weight_version,
         )
@@ -125,7 +133,7 @@ class ServedEngine:
         self.endpoints.close()
 
     def _completions(self, name: str) -> Completions:
-        return Completions(self.endpoints, name, self.tokenizer.eos_token_id)
+        return Completions(self.endpoints, name, self.tokenizer, self.image_token_id)
 
     def _check(self, url: str) -> ServedModel:
         model = self._served(url)

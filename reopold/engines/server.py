@@ -12,8 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from reopold.config import EngineConfig
+from reopold.data.images import Image
 from reopold.engines.base import EngineFailure, OnFinished, check_logprobs
-from reopold.engines.completions import Completions
+from reopold.engines.completions import Completions, check_sees
 from reopold.engines.endpoint import Endpoints, served_name
 from reopold.engines.export import export
 from reopold.engines.handover import Handover
@@ -22,6 +23,7 @@ from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import Scores
 from reopold.stopping import ShouldStop, never
 from reopold.teachers.server import ServerTeacher
+from reopold.vision import Vision
 
 #: Name that servers which we start give their model.
 SERVED_NAME = "policy"
@@ -32,6 +34,10 @@ class ServerEngine:
 
     Args:
         folder: where the checkpoints for serving are written; on several hosts a shared disk.
+        vision: of the model; None for a text model.
+
+    Raises:
+        ConfigError: the model takes images, and a server there cannot be sent them.
     """
 
     def __init__(
@@ -44,9 +50,10 @@ class ServerEngine:
         version: int = 0,
         dtype: str = "float32",
         logprob_temperature: float = 1.0,
+        vision: Vision | None = None,
         should_stop: ShouldStop = never,
     ) -> None:
-        self.folder, self.tokenizer = folder, tokenizer
+        self.folder, self.tokenizer, self.vision = folder, tokenizer, vision
         self.vocab_size, self.dtype = len(tokenizer), getattr(torch, dtype)
         self.logprob_temperature = logprob_temperature
         self.servers: list[Server] = []
@@ -66,6 +73,8 @@ class ServerEngine:
         self.endpoints = Endpoints(config, urls, "engine", should_stop)
         try:
             self.scorer = ServerTeacher(self.endpoints, served_name(self.endpoints))
+            if vision is not None:
+                check_sees(self.endpoints)
             for url in urls:
                 self._rpc(url, "reopold_real_vocabulary", self.vocab_size)
             self.update_weights(model, version)
@@ -85,17 +94,20 @@ class ServerEngine:
         seeds: Sequence[int],
         n: int = 1,
         limits: Sequence[int] | None = None,
+        images: Sequence[Sequence[Image]] | None = None,
         on_finished: OnFinished | None = None,
     ) -> list[Rollout]:
         """See :class:`reopold.engines.base.Engine`."""
         check_logprobs(params, self.logprob_temperature)
-        completions = Completions(self.endpoints, self.scorer.name, self.tokenizer.eos_token_id)
+        image_token_id = self.vision.image_token_id if self.vision else None
+        completions = Completions(self.endpoints, self.scorer.name, self.tokenizer, image_token_id)
         return completions.sample(
             prompts,
             params,
             seeds=seeds,
             n=n,
             limits=limits,
+            images=images,
             on_finished=on_finished,
             weight_version=self._version,
             together=n if params.temperature > 0.0 else 1,
@@ -120,7 +132,7 @@ class ServerEngine:
                 print(f"warning: {reason}; going on without it", flush=True)
                 continue
             handover.check(states, version)
-        self._version = version
+        self._version = self.scorer.weight_version = version
         return self._version
 
     def sleep(self) -> None:
@@ -145,6 +157,7 @@ class ServerEngine:
             version=version,
             vocab_size=self.vocab_size,
             dtype=self.dtype,
+            processor=self.vision.source if self.vision else "",
         )
         for other in self.folder.glob("weights-*"):
             if other != folder:

@@ -8,9 +8,11 @@ the text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
+
+from reopold.rollouts import FinishReason
 
 #: Stands in decoded text for bytes that are not (yet) a character.
 BROKEN = "\ufffd"
@@ -52,6 +54,17 @@ class StopStrings:
 
     def _in(self, text: str) -> list[str]:
         return [string for string in self.strings if string in text]
+
+
+def response_end(
+    ids: Sequence[int], stops: Collection[int], limit: int, strings: StopStrings | None = None
+) -> tuple[int, FinishReason]:
+    """Length of a response within what was sampled for its row, and why it ended there."""
+    sampled = ids[:limit]
+    ends = [place + 1 for place, token in enumerate(sampled) if token in stops][:1]
+    if strings is not None and (end := strings.end(sampled)) is not None:
+        ends.append(end)
+    return (min(ends), "stop") if ends else (limit, "length")
 
 
 @lru_cache(maxsize=32)

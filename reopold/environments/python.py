@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from reopold.environments.base import Environment, Observation
+from reopold.environments.calls import ToolCall, read_calls, said
 from reopold.sandbox.interpreter import TOOL_LIMITS, Execution, Interpreter, shorten
 from reopold.sandbox.limits import Limits
 
@@ -15,8 +15,6 @@ Form = Literal["fenced", "tool_call"]
 
 #: Three backquotes and the language on a line of their own, then lines up to three backquotes.
 _FENCED = re.compile(r"^[ \t]*```[ \t]*(?:python|py)3?[ \t]*\n(.*?)^[ \t]*```", re.M | re.S | re.I)
-#: The closing tag may have been taken for the end of generation.
-_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.S)
 
 NO_OUTPUT = "[The code ran without an error and printed nothing.]"
 RESTARTED = "[The interpreter was started anew: all variables are lost.]"
@@ -117,14 +115,8 @@ class PythonEnvironment(Environment):
         self._interpreter.close()
 
 
-def _said(message: str) -> str:
-    """The message without its thought; nothing where the thought has no end."""
-    text = message.rpartition("</think>")[2]
-    return text.partition("<think>")[0]
-
-
 def _fenced(message: str) -> list[_Call]:
-    text = _said(message)
+    text = said(message)
     blocks = list(_FENCED.finditer(text))
     if not blocks or "\\boxed" in text[blocks[-1].end() :]:
         return []
@@ -132,21 +124,16 @@ def _fenced(message: str) -> list[_Call]:
 
 
 def _tool_calls(message: str) -> list[_Call]:
-    return [_read_call(match.group(1)) for match in _CALL.finditer(_said(message))]
+    return [_code(call) for call in read_calls(message)]
 
 
-def _read_call(text: str) -> _Call:
-    try:
-        call: Any = json.loads(text)
-        arguments = call["arguments"]
-        if isinstance(arguments, str):
-            arguments = json.loads(arguments)
-        name, code = call["name"], arguments["code"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+def _code(call: ToolCall) -> _Call:
+    if call.fault or "code" not in call.arguments:
         wanted = '{"name": "python", "arguments": {"code": "..."}}'
         return _Call(error=f"Error: the call is not of the form {wanted}")
-    if name != "python":
-        return _Call(error=f"Error: there is no tool '{shorten(str(name), 64)}', only 'python'")
+    if call.name != "python":
+        return _Call(error=f"Error: there is no tool '{shorten(call.name, 64)}', only 'python'")
+    code = call.arguments["code"]
     if not isinstance(code, str):
         return _Call(error="Error: 'code' must be a text")
     return _Call(code)

@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reopold.config import ConfigError
 from reopold.environments.base import Environment, Observation
+from reopold.environments.calls import ToolCall, read_call, read_calls
 
 Requestor = Literal["assistant", "user"]
-
-#: The closing tag may have been taken for the end of generation.
-_BLOCK = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.S)
-_THOUGHT = re.compile(r"<think>.*?</think>", re.S)
-_RESPONSE = re.compile(r"<tool_response>.*?</tool_response>", re.S)
 
 
 def _tool(
@@ -87,56 +81,6 @@ _NAMES: dict[Requestor, set[str]] = {
 
 class ToolError(Exception):
     """A call cannot be carried out; the text is what the caller is told."""
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    name: str = ""
-    arguments: dict[str, Any] = field(default_factory=dict)
-    fault: str = ""
-    """What is wrong with the call's form; then it is not carried out."""
-
-
-def said(message: str) -> str:
-    """A message without its thoughts, one that the prompt began and one without an end among them,
-    and without what it claims that tools returned."""
-    text = _THOUGHT.sub("", message).rpartition("</think>")[2].partition("<think>")[0]
-    return _RESPONSE.sub("", text)
-
-
-def read_calls(message: str) -> list[ToolCall]:
-    """The calls in a message's `<tool_call>` blocks, malformed ones among them."""
-    return [_read_block(block) for block in _BLOCK.findall(said(message))]
-
-
-def without_calls(message: str) -> str:
-    """What a message says besides its calls and thoughts."""
-    return _BLOCK.sub("", said(message)).strip()
-
-
-def _read_block(block: str) -> ToolCall:
-    try:
-        return read_call(json.loads(block))
-    except (ValueError, RecursionError) as error:
-        return ToolCall(fault=f"the call is not JSON ({error})")
-
-
-def read_call(call: Any) -> ToolCall:
-    """A call given as `{"name", "arguments"}`, or as that under `function`; the arguments are an
-    object or its JSON text."""
-    if isinstance(call, dict) and isinstance(call.get("function"), dict):
-        call = call["function"]
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        return ToolCall(fault='the call is not of the form {"name": ..., "arguments": {...}}')
-    arguments = call.get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            arguments = None
-    if not isinstance(arguments, dict):
-        return ToolCall(fault="the arguments are not a JSON object")
-    return ToolCall(call["name"], arguments)
 
 
 class Tau2Mock(Environment):

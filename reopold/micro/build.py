@@ -1,22 +1,24 @@
 """Writes the micro suite: problems, worked solutions and the two untrained models.
 
-OUT/{train,validation,test}.jsonl      prompts and answers
-OUT/sft-{teacher,student}.jsonl        prompts with worked solutions
-OUT/{teacher,student}-init/            untrained Qwen3 models, ordinary Hugging Face folders
-OUT/micro.json                         the MicroConfig, written last
+OUT/micro_maths/{train,validation,test}.jsonl      prompts and answers, a folder a family
+OUT/micro_maths/sft-{teacher,student}.jsonl        prompts with worked solutions
+OUT/micro_visual/images/*.png                      pictures
+OUT/{teacher,student}-init/                        untrained models, ordinary Hugging Face folders
+OUT/micro.json                                     the MicroConfig, written last
 """
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import shutil
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from reopold.config import MicroConfig
-from reopold.micro.maths import Problem, Split, draw, solve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def build_suite(out: Path, config: MicroConfig) -> bool:
@@ -40,43 +42,50 @@ def is_built(out: Path, config: MicroConfig) -> bool:
 
 
 def _write_problems(out: Path, config: MicroConfig) -> None:
-    counts: dict[Split, int] = {
-        "train": config.train_problems,
-        "validation": config.validation_problems,
-        "test": config.test_problems,
-    }
-    problems = {split: draw(split, count, config.problems_seed) for split, count in counts.items()}
-    for split, drawn in problems.items():
-        _write_lines(out / f"{split}.jsonl", [_record(p) for p in drawn])
-    wrong = {"teacher": 0.0, "student": config.missing_skill_wrong}
-    for role, share in wrong.items():
-        rng = random.Random(f"{config.problems_seed}/{role}")
-        lines = [{**_record(p), "completion": solve(p, rng, share)} for p in problems["train"]]
-        _write_lines(out / f"sft-{role}.jsonl", lines)
+    for family in config.families:
+        suite = import_module(f"reopold.micro.{family}")
+        suite.write(out / f"micro_{family}", config)
+
+
+def suite_tokenizer(config: MicroConfig) -> PreTrainedTokenizerFast:
+    """What the texts of the config's families need, and no more."""
+    from reopold.micro.tokenizer import build_tokenizer
+
+    suites = [import_module(f"reopold.micro.{family}") for family in config.families]
+    return build_tokenizer(
+        characters="".join(suite.CHARACTERS for suite in suites),
+        fragments=[text for suite in suites for text in suite.FRAGMENTS],
+        special=[token for suite in suites for token in suite.SPECIAL],
+    )
 
 
 def _write_models(out: Path, config: MicroConfig) -> None:
-    from reopold.micro.models import build_model, save_model
-    from reopold.micro.tokenizer import build_tokenizer
+    from reopold.micro import models, vision_models
 
-    tokenizer = build_tokenizer()
+    tokenizer = suite_tokenizer(config)
+    seed = config.problems_seed
+    if "visual" in config.families:
+        teacher = vision_models.build_model(
+            tokenizer,
+            role="teacher",
+            width=config.teacher_width,
+            layers=config.teacher_layers,
+            seed=seed + 1,
+        )
+        student = vision_models.build_model(
+            tokenizer,
+            role="student",
+            width=config.student_width,
+            layers=config.student_layers,
+            seed=seed + 2,
+        )
+        vision_models.save_model(teacher, tokenizer, out / "teacher-init")
+        vision_models.save_model(student, tokenizer, out / "student-init")
+        return
     shapes = {
         "teacher": (config.teacher_width, config.teacher_layers, 1),
         "student": (config.student_width, config.student_layers, 2),
     }
     for role, (width, layers, offset) in shapes.items():
-        seed = config.problems_seed + offset
-        model = build_model(tokenizer, width=width, layers=layers, seed=seed)
-        save_model(model, tokenizer, out / f"{role}-init")
-
-
-def _record(problem: Problem) -> dict[str, Any]:
-    return {
-        "id": problem.question,
-        "prompt": [{"role": "user", "content": problem.question}],
-        "answer": problem.answer,
-    }
-
-
-def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        model = models.build_model(tokenizer, width=width, layers=layers, seed=seed + offset)
+        models.save_model(model, tokenizer, out / f"{role}-init")

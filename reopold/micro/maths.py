@@ -13,13 +13,20 @@ more), the teacher's none: what the student lacks is one skill, not length or fo
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+from reopold.config import MicroConfig
 
 Split = Literal["train", "validation", "test"]
 
 OPERATORS = "+-*"
+#: What the texts need beyond the tokenizer's own characters: further ones, texts that are one token
+#: each, and tokens that stand for no text.
+CHARACTERS, FRAGMENTS, SPECIAL = "", (), ()
 MIN_OPERANDS, MAX_OPERANDS = 3, 6
 
 
@@ -88,3 +95,34 @@ def draw(split: Split, count: int, seed: int) -> list[Problem]:
         if problem.split == split:
             problems[problem] = None
     return list(problems)
+
+
+def write(folder: Path, config: MicroConfig) -> None:
+    """Write `folder/{train,validation,test,sft-teacher,sft-student}.jsonl`."""
+    folder.mkdir(parents=True)
+    counts: dict[Split, int] = {
+        "train": config.train_problems,
+        "validation": config.validation_problems,
+        "test": config.test_problems,
+    }
+    problems = {split: draw(split, count, config.problems_seed) for split, count in counts.items()}
+    for split, drawn in problems.items():
+        write_lines(folder / f"{split}.jsonl", [_record(p) for p in drawn])
+    wrong = {"teacher": 0.0, "student": config.missing_skill_wrong}
+    for role, share in wrong.items():
+        rng = random.Random(f"{config.problems_seed}/{role}")
+        lines = [{**_record(p), "completion": solve(p, rng, share)} for p in problems["train"]]
+        write_lines(folder / f"sft-{role}.jsonl", lines)
+
+
+def _record(problem: Problem) -> dict[str, Any]:
+    return {
+        "id": problem.question,
+        "prompt": [{"role": "user", "content": problem.question}],
+        "answer": problem.answer,
+    }
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """A JSON object a line."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

@@ -21,7 +21,6 @@ only once its shape is. So both models are also taught readings of whole picture
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,12 +30,12 @@ from typing import Any, Literal, get_args
 from reopold.config import MicroConfig
 from reopold.data.images import PLACEHOLDER
 from reopold.micro.drawing import GRID, draw_grid
-from reopold.micro.maths import OPERATORS, Split, apply
+from reopold.micro.maths import OPERATORS, Split, apply, write_lines
 
 #: Circle, square, triangle, diamond, hexagon, plus.
 SHAPES = "cstdhp"
 #: What the texts need beyond the characters of the maths suite, and the token of an image.
-CHARACTERS, SPECIAL = SHAPES, (PLACEHOLDER,)
+CHARACTERS, FRAGMENTS, SPECIAL = SHAPES, (), (PLACEHOLDER,)
 MIN_OPERANDS, MAX_OPERANDS = 3, 4
 
 Version = Literal["text_dominant", "vision_only"]
@@ -147,7 +146,7 @@ def write(folder: Path, config: MicroConfig) -> None:
     problems = {split: draw(split, count, config.problems_seed) for split, count in counts.items()}
     (folder / "images").mkdir(parents=True)
     for split, drawn in problems.items():
-        _write_lines(folder / f"{split}.jsonl", [_record(p) for p in drawn])
+        write_lines(folder / f"{split}.jsonl", [_record(p) for p in drawn])
         for picture, cells in {p.picture: p.cells for p in drawn}.items():
             draw_grid(cells).save(folder / "images" / f"{picture}.png")
     wrong = {"teacher": 0.0, "student": config.missing_skill_wrong}
@@ -156,7 +155,7 @@ def write(folder: Path, config: MicroConfig) -> None:
         lines = [{**_record(p), "completion": solve(p, rng, share)} for p in problems["train"]]
         pictures = {p.picture: p.cells for p in problems["train"]}
         lines += [_reading(cells, read(cells, rng, share)) for cells in pictures.values()]
-        _write_lines(folder / f"sft-{role}.jsonl", lines)
+        write_lines(folder / f"sft-{role}.jsonl", lines)
 
 
 def _record(problem: Problem) -> dict[str, Any]:
@@ -182,7 +181,3 @@ def _reading(cells: Sequence[Cell], seen: Sequence[Cell]) -> dict[str, Any]:
 
 def _text(cells: Sequence[Cell]) -> str:
     return "".join(f"{shape}{digit}" for shape, digit in cells)
-
-
-def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

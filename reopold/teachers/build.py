@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reopold.config import RunConfig, TeacherConfig
+from reopold.config import ConfigError, RunConfig, TeacherConfig
+from reopold.data.prompts import Prompt
 from reopold.engines.hf import load_model
 from reopold.rollouts import Needs
 from reopold.stopping import ShouldStop, never
 from reopold.teachers.base import Teacher
 from reopold.teachers.local import LocalTeacher
 from reopold.teachers.routing import RoutedTeacher
-from reopold.vision import Vision
+from reopold.vision import Vision, takes_images
+
+
+def prompts_by_teacher(config: RunConfig, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    """What `model.teacher` scores, then what each of `teachers` does."""
+    number = {source: i for i, t in enumerate(config.teachers, 1) for source in t.sources}
+    parts: list[list[Prompt]] = [[] for _ in range(len(config.teachers) + 1)]
+    for prompt in prompts:
+        parts[number.get(prompt.source, 0)].append(prompt)
+    return parts
+
+
+def check_sight(config: RunConfig, prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts with images that a model of the run would be given and cannot take.
+
+    Raises:
+        ConfigError: names the prompt and the model.
+    """
+    model = config.model
+    teachers = [model.teacher, *(teacher.model for teacher in config.teachers)]
+    scored = zip(teachers, prompts_by_teacher(config, prompts), strict=True)
+    for path, part in [(model.student, prompts), (model.reference, prompts), *scored]:
+        seen = next((prompt for prompt in part if prompt.images), None)
+        if path and seen is not None and not takes_images(path):
+            raise ConfigError(
+                f"prompt {seen.id} has images, which {path} does not take: use a vision-language "
+                "model there (Llava, Qwen2-VL, Qwen2.5-VL, Qwen3-VL) or prompts without images"
+            )
 
 
 def build_teacher(
@@ -21,6 +50,7 @@ def build_teacher(
     needs: Needs,
     folder: Path,
     *,
+    prompts: Sequence[Prompt],
     device: str,
     should_stop: ShouldStop,
 ) -> Teacher:
@@ -28,14 +58,22 @@ def build_teacher(
 
     Args:
         folder: for the logs of servers that are started.
+        prompts: of the run.
 
     Raises:
-        ConfigError, EngineFailure: a checkpoint is missing, or a server does not start.
+        ConfigError: a checkpoint is missing, or a teacher has no room for a prompt's images.
+        EngineFailure: a server does not start.
     """
 
-    def one(path: str, wanted: TeacherConfig, name: str) -> Teacher:
+    parts = prompts_by_teacher(config, prompts)
+
+    def one(path: str, wanted: TeacherConfig, number: int) -> Teacher:
+        name = f"teacher-{number}" if number else "teacher"
         if wanted.kind == "hf":
-            return load_local(config, path, tokenizer, device, should_stop)
+            local = load_local(config, path, tokenizer, device, should_stop)
+            if local.vision is not None:
+                local.vision.check(tokenizer, parts[number])
+            return local
         if wanted.kind == "vllm":
             from reopold.teachers.vllm import VLLMTeacher
 
@@ -62,13 +100,13 @@ def build_teacher(
             should_stop=should_stop,
         )
 
-    default = one(config.model.teacher, config.teacher, "teacher")
+    default = one(config.model.teacher, config.teacher, 0)
     if not config.teachers:
         return default
     try:
         by_source = {}
-        for i, wanted in enumerate(config.teachers):
-            teacher = one(wanted.model, wanted, f"teacher-{i + 1}")
+        for number, wanted in enumerate(config.teachers, 1):
+            teacher = one(wanted.model, wanted, number)
             by_source.update(dict.fromkeys(wanted.sources, teacher))
     except BaseException:
         default.close()

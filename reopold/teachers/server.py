@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from reopold.config import TeacherConfig
+from reopold.config import ConfigError, TeacherConfig
+from reopold.engines.completions import GENERATE, check_sees, image_parts
 from reopold.engines.endpoint import COMPLETIONS, Endpoints, served_name
-from reopold.engines.prompt_scores import Row, collect, parse_row
+from reopold.engines.prompt_scores import Row, collect, response_rows
 from reopold.engines.servers import Server, start_servers, stop_servers
 from reopold.rewards import MissingScore
 from reopold.rollouts import Needs, Rollout
@@ -23,7 +24,7 @@ from reopold.teachers.base import SAMPLED_ONLY
 
 Interface = Literal["prompt_logprobs", "token_ids", "echo"]
 #: Where each interface is asked.
-PATHS = {"token_ids": "/inference/v1/generate"}
+PATHS = {"token_ids": GENERATE}
 
 
 class ServerTeacher:
@@ -42,6 +43,8 @@ class ServerTeacher:
     ) -> None:
         self.endpoints, self.name, self.interface = endpoints, name, interface
         self.servers = list(servers)
+        self.weight_version = 0
+        """Of what is served; a student's changes."""
         # Our own servers on a CPU share its cores with the sampler: ahead would be slower.
         self.concurrent = not servers or torch.cuda.is_available()
 
@@ -95,7 +98,13 @@ class ServerTeacher:
 
     def score_tokens(self, rollouts: Sequence[Rollout], top_k: int) -> Scores:
         """Raises MissingScore or :class:`~reopold.engines.endpoint.Unanswered`."""
-        requests = [self._request(rollout, top_k) for rollout in rollouts]
+        seeing = any(rollout.images for rollout in rollouts)
+        if seeing:
+            self._check_sees()
+        requests = [
+            self._generation(rollout, top_k) if seeing else self._request(rollout, top_k)
+            for rollout in rollouts
+        ]
         read = {
             "prompt_logprobs": self._read_prompt_logprobs,
             "token_ids": self._read_token_ids,
@@ -106,7 +115,7 @@ class ServerTeacher:
             return read(rollouts[place], answer)
 
         rows: list[list[Row]] = [[] for _ in rollouts]
-        path = PATHS.get(self.interface, COMPLETIONS)
+        path = GENERATE if seeing else PATHS.get(self.interface, COMPLETIONS)
         for place, found in self.endpoints.map(requests, parse, path=path):
             rows[place] = found
         return collect(rollouts, rows, top_k, who=f"the {self.endpoints.who}'s server")
@@ -137,27 +146,36 @@ class ServerTeacher:
             return {**request, "prompt_logprobs": top_k, "return_token_ids": True}
         return {**request, "echo": True, "logprobs": 1}
 
+    def _generation(self, rollout: Rollout, top_k: int) -> dict[str, Any]:
+        """With images, which the server gives their room among the ids."""
+        return {
+            "model": self.name,
+            "token_ids": rollout.prompt_ids + rollout.response_ids,
+            "content_parts": image_parts(rollout.images, self.weight_version),
+            "sampling_params": {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": top_k},
+            "return_token_ids": True,
+        }
+
+    def _check_sees(self) -> None:
+        if self.interface != "prompt_logprobs":
+            raise ConfigError(
+                f"teacher.interface {self.interface!r} scores no images: use 'prompt_logprobs' of "
+                "a vLLM server, or teacher.kind 'hf' or 'vllm'"
+            )
+        check_sees(self.endpoints)
+
     def _read_prompt_logprobs(self, rollout: Rollout, answer: dict[str, Any]) -> list[Row]:
-        choice = _only_choice(answer)
-        ids = rollout.prompt_ids + rollout.response_ids
+        # A completion has them in its choice, /inference/v1/generate in the answer itself.
+        choice = {**answer, **_only_choice(answer)}
         rows = choice.get("prompt_logprobs")
         if rows is None:
             raise MissingScore(
                 f"the server of {self.name} returned no prompt_logprobs: set teacher.interface to "
                 "'echo', or use a vLLM server"
             )
-        seen = choice.get("prompt_token_ids")
-        if seen is not None and seen != ids:
-            raise MissingScore(f"the server of {self.name} scored other token ids than were sent")
-        if len(rows) != len(ids):
-            raise MissingScore(
-                f"the server of {self.name} returned {len(rows)} rows for {len(ids)} prompt tokens"
-            )
-        scored = rows[len(rollout.prompt_ids) :]
-        return [
-            parse_row({token: entry["logprob"] for token, entry in (row or {}).items()})
-            for row in scored
-        ]
+        scored = choice.get("prompt_token_ids") or rollout.prompt_ids + rollout.response_ids
+        found = [{token: entry["logprob"] for token, entry in (row or {}).items()} for row in rows]
+        return response_rows(rollout, found, scored, who=f"the server of {self.name}")
 
     def _read_token_ids(self, rollout: Rollout, answer: dict[str, Any]) -> list[Row]:
         """A NumPy array [T, 1], in base64: the log-prob of each token that was asked for."""

@@ -55,7 +55,7 @@ def stages_of_a_step(suite: Path, folder: Path, repetitions: int) -> dict[str, f
         name="step",
         method="opd",
         model=ModelConfig(student=str(suite / "student-init"), teacher=str(suite / "teacher-init")),
-        data=DataConfig(train=str(suite / "train.jsonl")),
+        data=DataConfig(train=str(suite / "micro_maths" / "train.jsonl")),
         sampling=SamplingConfig(),
         train=TrainConfig(steps=100, micro_batch=32),
     )
@@ -85,7 +85,7 @@ def checkpoints(folder: Path, repetitions: int) -> dict[str, float]:
             model=ModelConfig(
                 student=str(suite / "student-init"), teacher=str(suite / "teacher-init")
             ),
-            data=DataConfig(train=str(suite / "train.jsonl")),
+            data=DataConfig(train=str(suite / "micro_maths" / "train.jsonl")),
             sampling=SamplingConfig(prompts_per_step=16),
             train=TrainConfig(
                 steps=100, micro_batch=32, save_every=1, background_saves=behind, keep_rollouts=0

@@ -244,7 +244,7 @@ def step_recipe(suite: Path, teacher: TeacherConfig) -> RunConfig:
         name="overlap",
         method="opd",
         model=ModelConfig(student=str(suite / "student-init"), teacher=str(suite / "teacher-init")),
-        data=DataConfig(train=str(suite / "train.jsonl")),
+        data=DataConfig(train=str(suite / "micro_maths" / "train.jsonl")),
         teacher=teacher,
         train=TrainConfig(steps=1000, micro_batch=32),
     )

@@ -109,7 +109,7 @@ def overhead(repetitions: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         suite = Path(folder) / "micro"
         build_suite(suite, MicroConfig(train_problems=10, test_problems=500))
-        checkpoint, data = suite / "teacher-init", str(suite / "test.jsonl")
+        checkpoint, data = suite / "teacher-init", str(suite / "micro_maths" / "test.jsonl")
         settings = EvaluationConfig(data=data)
         problems = load_problems(find("micro_maths"), data).problems
         bare, whole = [], []

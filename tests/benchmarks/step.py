@@ -72,7 +72,7 @@ def ours(suite: Path, folder: Path, method: Any, micro_batch: int) -> Turn:
         name=method,
         method=method,
         model=ModelConfig(student=str(suite / "student-init"), teacher=str(suite / "teacher-init")),
-        data=DataConfig(train=str(suite / "train.jsonl")),
+        data=DataConfig(train=str(suite / "micro_maths" / "train.jsonl")),
         sampling=SamplingConfig(
             prompts_per_step=PROMPTS, rollouts_per_prompt=SAMPLES, max_new_tokens=NEW_TOKENS
         ),
@@ -172,7 +172,7 @@ def trl_iw_opd(suite: Path, folder: Path, micro_batch: int) -> Turn:
             reverse_kl_top_1_mode="sampled",
         ),
         train_dataset=Dataset.from_list(
-            [{"messages": prompt.messages} for prompt in load_prompts(str(suite / "train.jsonl"))]
+            [{"messages": prompt.messages} for prompt in load_prompts(str(suite / "micro_maths" / "train.jsonl"))]
         ),
         processing_class=load_tokenizer(student),
     )
@@ -196,7 +196,7 @@ def trl_grpo(suite: Path, folder: Path, micro_batch: int) -> Turn:
         train_dataset=Dataset.from_list(
             [
                 {"prompt": prompt.messages, "answer": prompt.answer}
-                for prompt in load_prompts(str(suite / "train.jsonl"))
+                for prompt in load_prompts(str(suite / "micro_maths" / "train.jsonl"))
             ]
         ),
         processing_class=load_tokenizer(student),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from reopold.config import EvaluationConfig
+from reopold.data.images import Image
 from reopold.engines.base import OnFinished
 from reopold.integrity import seal
 from reopold.micro.maths import draw
@@ -41,6 +42,7 @@ class ScriptedEngine:
         params: SamplingParams,
         *,
         seeds: Sequence[int],
+        images: Sequence[Sequence[Image]],
         on_finished: OnFinished,
     ) -> list[Rollout]:
         self.batches.append(len(prompts))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from reopold.data.images import Image
 from reopold.engines.base import SEED_LIMIT, check_limits
 from reopold.rollouts import Rollout, SamplingParams
 
@@ -61,6 +62,8 @@ class FakeEngine:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.batches = 0
+        self.shown: list[list[tuple[Image, ...]]] = []
+        """The images of every batch."""
 
     def tokens(self, prompt: Sequence[int], seed: int, params: SamplingParams) -> Any:
         raise NotImplementedError
@@ -73,9 +76,11 @@ class FakeEngine:
         seeds: Sequence[int],
         n: int = 1,
         limits: Sequence[int] | None = None,
+        images: Sequence[Sequence[Image]] | None = None,
         on_finished: Any = None,
     ) -> list[Rollout]:
         self.batches += 1
+        self.shown.append([tuple(each) for each in images or [()] * len(prompts)])
         most = check_limits(prompts, params, limits)
         rows = zip(prompts, seeds, most, strict=True)
         return [self.one(list(prompt), seed, limit, params) for prompt, seed, limit in rows]

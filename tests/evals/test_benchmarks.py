@@ -50,7 +50,8 @@ HERE = {
     "codeforces": 408,
 }
 #: Not on GitHub, so not in the shared files; the micro suite has files of its own.
-ELSEWHERE = {"math", "mathvision", "livecodebench", "micro_maths"}
+MICRO = {"micro_maths", "micro_visual", "micro_tools"}
+ELSEWHERE = {"math", "mathvision", "livecodebench"} | MICRO
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_a_definition_is_whole(name: str) -> None:
     benchmark = BENCHMARKS[name]
     source = benchmark.source
     assert benchmark.grader in GRADERS and benchmark.licence and benchmark.title
-    assert benchmark.items or name == "micro_maths"
+    assert benchmark.items or name in MICRO
     assert source.files
     assert source.revision is None or re.fullmatch("[0-9a-f]{40}", source.revision)
     assert source.hub or source.revision is None
@@ -434,7 +435,7 @@ def test_the_catalogue_knows_where_everything_is(
         "math": "hub",
         "mathvision": "hub",
         "livecodebench": "hub",
-        "micro_maths": "absent",
+        **dict.fromkeys(MICRO, "absent"),
     }
     assert entries["aime25"].samples == 32 and entries["gsm8k"].samples == 1
     monkeypatch.setenv("REOPOLD_BENCHMARKS", str(tmp_path))

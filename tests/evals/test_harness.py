@@ -231,7 +231,7 @@ def test_a_thought_that_the_template_opens_is_part_of_the_response(scripted_engi
             return {1: "user: 1+1\nassistant: <think>\n", 2: "it is \\boxed{2}"}[ids[-1]]
 
     class Engine:
-        def generate(self, prompts: Any, params: Any, *, seeds: Any, on_finished: Any) -> None:
+        def generate(self, prompts: Any, params: Any, *, on_finished: Any, **_: Any) -> None:
             on_finished(0, Rollout([1], [2], [0.0], "length"))
 
     kept: dict[SampleKey, Generation] = {}

@@ -98,7 +98,9 @@ def test_a_fault_is_named_by_its_line(tmp_path: Path, fault: str, message: str) 
 def test_missing_empty_and_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no test problems at"):
         load_problems(MICRO, tmp_path / "absent.jsonl")
-    with pytest.raises(ConfigError, match=r"no problems of micro_maths: looked for test\.jsonl"):
+    with pytest.raises(
+        ConfigError, match=r"no problems of micro_maths: looked for micro_maths/test\.jsonl"
+    ):
         load_problems(MICRO, tmp_path)
     (tmp_path / "empty").write_text("\n\n")
     with pytest.raises(ConfigError, match="holds no problems"):

@@ -10,13 +10,13 @@ import pytest
 from evals.benchmarks import find
 from evals.benchmarks.problems import load_problems
 from evals.harness.adapter import sample_seed
-from evals.harness.dialogue import turn_seed
 from evals.harness.journal import Journal
 from evals.harness.task import Question, run_benchmark
 from evals.harness.tools import DialogueSampler
 from reopold.config import EvaluationConfig
+from reopold.dialogues import turn_seed
 from reopold.sandbox import SandboxFailure
-from tests.evals.scripted_dialogues import TOKENIZER, ScriptedEngine, turn
+from tests.reopold.scripted_dialogues import TOKENIZER, ScriptedEngine, turn
 
 
 class ByName(ScriptedEngine):

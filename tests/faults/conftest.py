@@ -22,7 +22,7 @@ def small(suite: Path) -> MakeRecipe:
 
     def make(method: str = "reopold", **sections: Any) -> RunConfig:
         teacher = str(suite / "teacher-init") if method in DISTILLATION_METHODS else ""
-        data = suite / ("sft-student.jsonl" if method == "sft" else "train.jsonl")
+        data = suite / "micro_maths" / ("sft-student.jsonl" if method == "sft" else "train.jsonl")
         train: dict[str, Any] = {"steps": 6, "checkpoint_every": 2, "save_every": 1}
         train |= {"micro_batch": 4, "keep_rollouts": 2, "updates_per_step": 2}
         fields: dict[str, Any] = {

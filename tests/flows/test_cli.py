@@ -98,7 +98,7 @@ def test_a_faulty_run(arguments: list[str], message: str, tmp_path: Path, suite:
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path: Path, suite: Path) -> None:
-    data = str(suite / "test.jsonl")
+    data = str(suite / "micro_maths" / "test.jsonl")
     refused(reopold("evaluate", "none", "--data", data, cwd=tmp_path), "no checkpoint at none")
 
 
@@ -193,7 +193,7 @@ def test_distil_and_evaluate_for_real(tmp_path: Path, suite: Path) -> None:
     assert json.loads((run / "tracking.json").read_text())
     assert list(home.iterdir()) == [], "something was written to the user's home"
 
-    arguments = ["--data", str(suite / "test.jsonl"), "--samples", "2", "--max-new-tokens", "8"]
+    arguments = ["--data", str(suite / "micro_maths" / "test.jsonl"), "--samples", "2", "--max-new-tokens", "8"]
     done = reopold("evaluate", result["checkpoint"], *arguments, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)["results"]

@@ -38,9 +38,9 @@ def test_epochs_and_seeds_differ() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2 is not valid JSON"),
-        ("[]", "line 2 needs the keys"),
-        (json.dumps({"id": 1, "prompt": []}), "line 2 needs the keys"),
+        ("{", "line 2: not valid JSON"),
+        ("[]", "line 2: the keys id, prompt and answer"),
+        (json.dumps({"id": 1, "prompt": []}), "line 2: the keys id, prompt and answer"),
         (json.dumps({**GOOD, "prompt": "1+1="}), "line 2: 'prompt' must be a list"),
         (json.dumps({**GOOD, "prompt": [{"content": "x"}]}), "line 2: 'prompt' must be a list"),
     ],

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from reopold.engines.hf import HFEngine, choose
+from reopold.engines.draws import choose
+from reopold.engines.hf import HFEngine
 from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import output_head, score
 

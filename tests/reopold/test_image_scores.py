@@ -21,16 +21,25 @@ from reopold.engines.hf import HFEngine
 from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import micro_batches, output_head, token_hidden
 from reopold.scoring import score as score_rollouts
-from tests.reopold.tiny_vision import noise_image, tiny_llava, tiny_qwen3_vl, tiny_qwen25_vl
+from reopold.vision import Vision
+from tests.reopold.tiny_vision import (
+    noise_image,
+    tiny_llava,
+    tiny_qwen2_vl,
+    tiny_qwen3_vl,
+    tiny_qwen25_vl,
+)
 
 MAKERS: dict[str, Callable[..., Path]] = {
     "llava": tiny_llava,
+    "qwen2-vl": tiny_qwen2_vl,
     "qwen2.5-vl": tiny_qwen25_vl,
     "qwen3-vl": tiny_qwen3_vl,
 }
 #: Another resolution of the same tower: other room for an image.
 FINER: dict[str, dict[str, int]] = {
     "llava": {"image_size": 48},
+    "qwen2-vl": {"max_pixels": 28 * 28 * 2},
     "qwen2.5-vl": {"max_pixels": 28 * 28 * 2},
     "qwen3-vl": {"max_pixels": 32 * 32 * 2},
 }
@@ -235,6 +244,52 @@ def test_a_sampled_image_token_asks_for_no_image(engine: HFEngine, pictures: lis
     odd = dataclasses.replace(first, response_ids=ids, logprobs=[0.0] * len(ids))
     scores = engine.score([odd]).logprobs_N.double()
     torch.testing.assert_close(scores, alone(engine, odd), atol=2e-5, rtol=1e-5)
+
+
+def test_nothing_is_left_in_the_model_by_an_earlier_call(
+    engine: HFEngine, pictures: list[Image]
+) -> None:
+    """Qwen-VL keeps the offset of the positions of the last prompt that it has seen."""
+    rollouts = sample(engine, pictures)
+    core: Any = engine.model.base_model
+    core.rope_deltas = torch.full((4, 1), 77)
+    again = sample(engine, pictures)
+    core.rope_deltas = torch.full((4, 1), 77)
+    scores = engine.score(rollouts).logprobs_N
+    core.rope_deltas = None
+    assert [r.response_ids for r in again] == [r.response_ids for r in rollouts]
+    assert [r.logprobs for r in again] == [r.logprobs for r in rollouts]
+    assert torch.equal(scores, engine.score(rollouts).logprobs_N)
+
+
+def test_half_precision_passes_the_check_of_the_head(
+    kind: str, pictures: list[Image], tmp_path: Path
+) -> None:
+    engine = HFEngine.load(MAKERS[kind](tmp_path / kind), dtype="bfloat16")
+    rollouts = sample(engine, pictures)
+    scores = engine.score(rollouts).logprobs_N
+    sampled = torch.tensor([x for r in rollouts for x in r.logprobs])
+    assert scores.dtype == torch.float32
+    assert (scores - sampled).abs().mean() < 0.05
+
+
+def test_the_cache_of_images_is_bounded(
+    engine: HFEngine, pictures: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vision = Vision.of(engine.model, str(engine.vision.source if engine.vision else ""))
+    assert vision is not None
+    token = vision.image_token_id
+    vision.expand([token] * 3, pictures)
+    assert list(vision.seen) == [image.digest for image in pictures]
+    assert vision.held == sum(look.bytes for look in vision.seen.values())
+    monkeypatch.setattr("reopold.vision.CACHE_BYTES", 1)
+    ids = vision.expand([token], pictures[:1])  # of an image that is there
+    assert list(vision.seen) == [image.digest for image in (*pictures[1:], pictures[0])]
+    vision.seen.popitem()
+    vision.held = sum(look.bytes for look in vision.seen.values())
+    assert vision.expand([token], pictures[:1]) == ids
+    assert list(vision.seen) == [pictures[0].digest]
+    assert vision.held == vision.seen[pictures[0].digest].bytes
 
 
 def test_equal_files_are_processed_once(

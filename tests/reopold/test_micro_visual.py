@@ -14,6 +14,8 @@ import pytest
 
 from reopold.config import MicroConfig
 from reopold.data.prompts import load_prompts
+from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer, render
+from reopold.micro.build import build_suite
 from reopold.micro.drawing import CELL, draw_grid
 from reopold.micro.visual import CHARACTERS, SHAPES, Problem, draw, read, solve, write
 
@@ -147,3 +149,65 @@ def test_the_suite_is_read_as_prompts_and_is_the_same_bytes_again(tmp_path: Path
         assert set(text.replace("<image>", "")) <= set("0123456789+-*=;#" + CHARACTERS)
         same = [p.completion[0]["content"] == p.answer for p in readings]
         assert all(same) if role == "teacher" else not all(same)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = MicroConfig(
+        families=["visual"],
+        train_problems=40,
+        test_problems=6,
+        validation_problems=6,
+        teacher_width=32,
+        student_width=16,
+    )
+    folder = tmp_path_factory.mktemp("suite") / "micro"
+    assert build_suite(folder, config)
+    return folder
+
+
+@pytest.mark.parametrize(("role", "patches"), [("student", 4), ("teacher", 16)])
+def test_models_are_ordinary_folders_that_see(suite: Path, role: str, patches: int) -> None:
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained(suite / f"{role}-init")
+    processor = AutoProcessor.from_pretrained(suite / f"{role}-init")
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "c+s="}]}]
+    text = processor.apply_chat_template(chat, add_generation_prompt=True)
+    assert text == "<|user|><image>c+s=<|assistant|>"
+    three, four = (draw_grid([("c", d), ("s", 1), ("t", 2), ("d", 0)]) for d in (3, 4))
+    logits = []
+    for picture in (three, four):
+        inputs = processor(text=[text], images=[picture], return_tensors="pt")
+        assert (inputs["input_ids"] == model.config.image_token_id).sum() == patches
+        with torch.inference_mode():
+            logits.append(model(**inputs).logits[0, -1])
+    assert not torch.equal(*logits)
+    assert model.config.get_text_config().architectures == ["Qwen3ForCausalLM"]
+
+
+def test_a_cell_is_one_patch_of_the_student_and_four_of_the_teacher(suite: Path) -> None:
+    """Two pictures that differ in one cell differ in its patches alone."""
+    from transformers import AutoProcessor
+
+    cells = [("c", 3), ("s", 1), ("t", 2), ("d", 0)]
+    other = [*cells[:3], ("p", 8)]
+    for role, patches in (("student", {3}), ("teacher", {10, 11, 14, 15})):
+        process = AutoProcessor.from_pretrained(suite / f"{role}-init").image_processor
+        seen = [
+            process(draw_grid(c), return_tensors="pt")["pixel_values"][0, 0] for c in (cells, other)
+        ]
+        side = len(seen[0]) // 16
+        tiles = (seen[0] != seen[1]).unfold(0, 16, 16).unfold(1, 16, 16).reshape(side**2, -1)
+        assert {i for i, tile in enumerate(tiles) if tile.any()} == patches
+        assert seen[0].max() == 0.0  # paper
+
+
+def test_both_roles_share_a_tokenizer(suite: Path) -> None:
+    check_same_tokenizer(str(suite / "student-init"), str(suite / "teacher-init"))
+    tokenizer = load_tokenizer(str(suite / "student-init"))
+    for name in ("train", "validation", "test", "sft-student"):
+        for prompt in load_prompts(str(suite / "micro_visual" / f"{name}.jsonl"), family="visual"):
+            ids = render(tokenizer, prompt.messages, images=1)
+            assert tokenizer.convert_ids_to_tokens(ids)[:2] == ["<|user|>", "<image>"]

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from transformers import Qwen3ForCausalLM
 
 from reopold.engines.base import EngineFailure, check_limits, check_logprobs
-from reopold.engines.hf import HFEngine, choose, nucleus, response_end
+from reopold.engines.draws import choose, nucleus
+from reopold.engines.hf import HFEngine
+from reopold.engines.stops import response_end
 from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import output_head, score
 

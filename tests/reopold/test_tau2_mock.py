@@ -10,14 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reopold.config import ConfigError
-from reopold.environments.tau2_mock import (
-    AGENT_TOOLS,
-    USER_TOOLS,
-    Tau2Mock,
-    ToolCall,
-    read_calls,
-    without_calls,
-)
+from reopold.environments.calls import ToolCall, read_calls, without_calls
+from reopold.environments.tau2_mock import AGENT_TOOLS, USER_TOOLS, Tau2Mock
 
 DB: dict[str, Any] = {
     "tasks": {"task_1": {"task_id": "task_1", "title": "Old", "status": "pending"}},

@@ -72,7 +72,7 @@ def module_recipe(suite: Path, **sections: Any) -> RunConfig:
             "model": ModelConfig(
                 student=str(suite / "student-init"), teacher=str(suite / "teacher-init")
             ),
-            "data": {"train": str(suite / "train.jsonl")},
+            "data": {"train": str(suite / "micro_maths" / "train.jsonl")},
             "sampling": SamplingConfig(
                 prompts_per_step=3, rollouts_per_prompt=2, max_new_tokens=12
             ),
@@ -169,7 +169,7 @@ def test_bad_input_is_refused_before_any_work(
     for role, copy in copies.items():
         shutil.copytree(suite / f"{role}-init", copy)
     data = tmp_path / "train.jsonl"
-    shutil.copy(suite / "train.jsonl", data)
+    shutil.copy(suite / "micro_maths" / "train.jsonl", data)
     config = module_recipe(
         suite,
         model=ModelConfig(student=str(copies["student"]), teacher=str(copies["teacher"])),

@@ -142,6 +142,34 @@ def tiny_qwen25_vl(
     return _write(folder, kind, config, tokenizer, processor, seed)
 
 
+def tiny_qwen2_vl(
+    folder: Path, *, patch: int = 14, max_pixels: int = 28 * 28 * 16, seed: int = 0
+) -> Path:
+    """Qwen2-VL: as Qwen2.5-VL, with another tower."""
+    from transformers import (
+        Qwen2VLConfig,
+        Qwen2VLForConditionalGeneration,
+        Qwen2VLImageProcessorPil,
+    )
+
+    tokenizer = tiny_tokenizer()
+    tower = {"depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "patch_size": patch}
+    text = {
+        **_ends(tokenizer),
+        "vocab_size": len(tokenizer),
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [4, 6, 6],
+            "rope_theta": 10000.0,
+        },
+    }
+    config = Qwen2VLConfig(vision_config=tower, text_config=text, **_ids(tokenizer))
+    processor = Qwen2VLImageProcessorPil(
+        patch_size=patch, min_pixels=(2 * patch) ** 2, max_pixels=max_pixels
+    )
+    return _write(folder, Qwen2VLForConditionalGeneration, config, tokenizer, processor, seed)
+
+
 def tiny_qwen3_vl(
     folder: Path, *, patch: int = 16, max_pixels: int = 32 * 32 * 16, seed: int = 0
 ) -> Path:

@@ -34,7 +34,7 @@ def test_each_fault_of_a_run_is_named_and_nothing_is_written(
     recipe: Recipe, tmp_path: Path, suite: Path
 ) -> None:
     student, teacher = str(suite / "student-init"), str(suite / "teacher-init")
-    test = str(suite / "test.jsonl")
+    test = str(suite / "micro_maths" / "test.jsonl")
     faults = {
         "no student checkpoint": {"model": ModelConfig(student="./none", teacher=teacher)},
         "no teacher checkpoint": {"model": ModelConfig(student=student, teacher="./none")},
@@ -87,7 +87,7 @@ def test_a_study_claims_its_folder_unless_it_is_anothers_or_the_disk_is_full(
 
 
 def test_a_checkpoint_to_evaluate_must_be_there(tmp_path: Path, suite: Path) -> None:
-    settings = EvaluationConfig(data=str(suite / "test.jsonl"))
+    settings = EvaluationConfig(data=str(suite / "micro_maths" / "test.jsonl"))
     check_evaluations(suite / "student-init", [settings], tmp_path / "out")
     check_evaluations(suite / "student-init", [settings], tmp_path / "out")
     with pytest.raises(ConfigError, match="belongs to another config"):

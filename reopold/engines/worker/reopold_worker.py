@@ -79,17 +79,22 @@ class ReopoldWorker:
 
     def reopold_state(self) -> dict[str, Any]:
         """What the worker holds, to be compared with what the trainer meant it to hold."""
-        model = self.model_runner.get_model()
-        head, real = model.lm_head.weight, model.logits_processor.org_vocab_size
-        embedding = model.model.embed_tokens.weight
+        language = self.reopold_language_model()
+        head = language.lm_head.weight
+        every = self.model_runner.get_model().named_parameters(remove_duplicate=False)
         return {
             "version": self.reopold_version,
-            "tied": head.data_ptr() == embedding.data_ptr(),
-            "vocab_size": real,
+            "tied": sum(weight.data_ptr() == head.data_ptr() for _, weight in every) > 1,
+            "vocab_size": language.logits_processor.org_vocab_size,
             # Padding rows are zero, so that the sums of all shards add up to the whole head's.
             "head_sum": float(head.detach().double().abs().sum()),
         }
 
     def reopold_real_vocabulary(self, size: int) -> None:
         """Leave the padding rows of the head out of every softmax."""
-        self.model_runner.get_model().logits_processor.org_vocab_size = int(size)
+        self.reopold_language_model().logits_processor.org_vocab_size = int(size)
+
+    def reopold_language_model(self) -> Any:
+        """What holds the output head: the model itself, or a part of a vision-language one."""
+        model = self.model_runner.get_model()
+        return model if hasattr(model, "lm_head") else model.get_language_model()

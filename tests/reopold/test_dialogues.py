@@ -20,20 +20,15 @@ from scripted_dialogues import (
     byte_tokenizer,
     encode,
     lead,
+    logprob,
     says,
     spelt,
     turn,
 )
 
-from evals.harness.dialogue import (
-    Dialogue,
-    DialogueRequest,
-    Fenced,
-    ToolCalls,
-    run_dialogues,
-    turn_seed,
-)
 from reopold.config import ConfigError
+from reopold.dialogue_styles import STYLES, Fenced, ToolCalls, given_dialogue
+from reopold.dialogues import Dialogue, DialogueRequest, run_dialogues, turn_seed
 from reopold.engines.base import SEED_LIMIT
 from reopold.rollouts import Rollout, SamplingParams
 
@@ -56,13 +51,15 @@ class TestToolCalls:
             {"role": "assistant", "content": "It is 4"},
         ]
         rendered = TOKENIZER.apply_chat_template(chat, tokenize=False)
-        assert [*dialogue.prompt_ids, *dialogue.ids] == encode(rendered)[:-1]  # up to EOS
-        said = [i for i, seen in zip(dialogue.ids, dialogue.observed, strict=True) if not seen]
-        assert said == [i for ids in script for i in ids]
-        assert dialogue.tokens == len(said)
+        found = dialogue.rollout
+        assert [*found.prompt_ids, *found.response_ids] == encode(rendered)[:-1]  # up to EOS
+        flagged = zip(found.response_ids, found.observed, strict=True)
+        assert [i for i, seen in flagged if not seen] == [i for ids in script for i in ids]
+        assert found.sampled_ids == [i for ids in script for i in ids]
+        assert found.last_message_ids == script[-1]
         assert world.heard == ["<tool_call>a</tool_call>", "<tool_call>b</tool_call>", "It is 4"]
-        assert dialogue.answer == "It is 4" and dialogue.finish_reason == "stop"
-        assert (dialogue.calls, dialogue.failed_calls, dialogue.status) == (2, 1, "ok")
+        assert dialogue.answer == "It is 4" and found.finish_reason == "stop"
+        assert (found.calls, found.failed_calls, found.error) == (2, 1, "")
         assert [t.finish_reason for t in dialogue.turns] == ["stop"] * 3
         assert "<tool_response>\n4\n\n</tool_response>" in dialogue.text
         assert "<|im_" not in dialogue.text and dialogue.seconds > 0
@@ -72,8 +69,8 @@ class TestToolCalls:
         (dialogue,) = lead([[]], [World([says()])], engine=engine)
         first, second = engine.asked
         assert first["prompts"] == [PROMPT]
-        assert second["prompts"] == [PROMPT + dialogue.ids[: -len(turn("b"))]]
-        assert dialogue.observed[: len(turn("a"))] == [False] * len(turn("a"))
+        assert second["prompts"] == [PROMPT + dialogue.rollout.response_ids[: -len(turn("b"))]]
+        assert dialogue.rollout.observed[: len(turn("a"))] == [False] * len(turn("a"))
 
     def test_an_end_of_turn_that_the_template_does_not_know_makes_way(self) -> None:
         style = ToolCalls(TOKENIZER)
@@ -107,41 +104,55 @@ class TestFenced:
     @pytest.mark.parametrize(
         ("sampled", "kept", "heard"),
         [
-            # The model begins the mark and imagines what follows.
+            # The model says the mark and imagines what follows.
             (
                 spelt(CODE, "\n", "```", "output", "\n7\n```\nIt is 7"),
-                spelt(CODE, "\n"),
+                spelt(CODE, "\n", "```", "output"),
                 CODE + "\n",
             ),
+            # It stops there, as an engine that knows the mark lets it.
+            (spelt(CODE, "\n", "```output"), spelt(CODE, "\n", "```output"), CODE + "\n"),
             # One token holds the end of the line and the fence.
-            (spelt(CODE, "\n```", "output", "\n7"), spelt(CODE), CODE + "\n"),
-            # Its bytes come one by one, or with the end of a word.
             (
-                spelt(CODE, "\n", "``", "`out", "tput\n")[:-1] + encode("put"),
-                spelt(CODE, "\n"),
-                None,
+                spelt(CODE, "\n```", "output", "\n7"),
+                spelt(CODE, "\n```", "output"),
+                CODE + "\n",
             ),
+            # The last token reaches beyond the mark: it is the environment's to say.
+            (spelt(CODE, "\n", "``", "`ou", "tput\n"), spelt(CODE, "\n"), CODE + "\n"),
             (spelt(CODE, "x```ou", "tput\n", "7"), spelt(CODE), CODE + "x"),
             # An end of turn instead.
             ([*spelt(CODE), EOS], spelt(CODE), CODE),
             ([*spelt(CODE, "\n"), EOS], spelt(CODE, "\n"), CODE + "\n"),
         ],
     )
-    def test_the_turn_is_cut_where_the_mark_begins(
-        self, sampled: list[int], kept: list[int], heard: str | None
+    def test_the_turn_is_cut_where_the_mark_ends(
+        self, sampled: list[int], kept: list[int], heard: str
     ) -> None:
         world = World([says("4")])
         (dialogue,) = lead([[sampled, turn("So 4.")]], [world], style="fenced")
-        before = heard or self.CODE + "\n"
-        assert world.heard == [before, "So 4."]
+        found = dialogue.rollout
+        assert world.heard == [heard, "So 4."]
         assert dialogue.turns[0].finish_reason == "stop"
-        assert dialogue.ids[: len(kept)] == kept
-        newline = "" if before != self.CODE else "\n"
-        assert dialogue.text == before + newline + OUTPUT + "So 4."
-        assert dialogue.observed.index(True) == len(kept)
-        rest = dialogue.observed[len(kept) :]
-        assert rest == [True] * (len(rest) - len(turn("So 4."))) + [False] * len(turn("So 4."))
-        assert EOS not in dialogue.ids[:-1] and dialogue.ids[-1] == EOS
+        newline = "" if heard != self.CODE else "\n"
+        assert dialogue.text == heard + newline + OUTPUT + "So 4."
+        last = turn("So 4.")
+        said = [False] * len(kept) + [True] * (len(found.observed) - len(kept) - len(last))
+        assert found.response_ids[: len(kept)] == kept
+        assert found.observed == said + [False] * len(last)
+        assert EOS not in found.response_ids[:-1] and found.response_ids[-1] == EOS
+        seeds = [turn_seed(100, 0), turn_seed(100, 1)]
+        assert found.logprobs == [
+            *(logprob(seeds[0], i) for i in range(len(kept))),
+            *[0.0] * (len(found.observed) - len(kept) - len(last)),
+            *(logprob(seeds[1], i) for i in range(len(last))),
+        ]
+
+    def test_the_engine_is_asked_to_stop_at_the_mark(self) -> None:
+        engine = ScriptedEngine([[turn("a")]])
+        params = SamplingParams(50, stop_strings=("Observation:",))
+        lead([[]], [World([])], engine=engine, style="fenced", params=params)
+        assert engine.asked[0]["params"].stop_strings == ("Observation:", "```output")
 
     def test_a_block_of_the_environment_is_not_fenced_again(self) -> None:
         world = World([says("```output\n4\n```")])
@@ -155,7 +166,7 @@ class TestFenced:
         world = World([says()])
         script = [sampled, turn("4")]
         (dialogue,) = lead([script], [world], style="fenced", params=params)
-        assert dialogue.finish_reason == "stop" and len(dialogue.turns) == 2
+        assert dialogue.rollout.finish_reason == "stop" and len(dialogue.turns) == 2
 
     @settings(max_examples=40, deadline=None)
     @given(st.lists(st.sampled_from([*LONG, "a", "é", "\n", "`", "€"]), max_size=12), st.booleans())
@@ -167,16 +178,41 @@ class TestFenced:
         before, mark, _ = text.partition("```output")
         assert found.text == before
         if not mark:
-            assert (found.ids, found.lead) == (ids, "")
+            assert (found.ids, found.lead, found.marked) == (ids, "", False)
             return
         assert found.ids == ids[: len(found.ids)]
         whole = TOKENIZER.decode(found.ids)
-        assert whole + found.lead == before
-        longer = TOKENIZER.decode(ids[: len(found.ids) + 1])
-        assert len(longer) > len(before)
+        if found.marked:
+            assert whole == before + mark and found.lead == ""
+        else:
+            assert whole + found.lead == before
+            # One token more reaches into the mark, and no number of tokens ends with it.
+            assert len(TOKENIZER.decode(ids[: len(found.ids) + 1])) > len(before)
+            assert before + mark not in [TOKENIZER.decode(ids[:n]) for n in range(len(ids))]
         kept, shown = style.join(found, "4")
         joined = TOKENIZER.decode(kept + shown, skip_special_tokens=True)
         assert joined == before + OUTPUT
+
+
+class TestGiven:
+    """Worked dialogues, for supervised fine-tuning."""
+
+    @pytest.mark.parametrize("style", ["tool_call", "fenced"])
+    def test_one_is_the_rollout_of_a_model_that_says_just_that(self, style: Any) -> None:
+        code = "```python\n2+2\n```"
+        said = [code, "4", f"{code}\n", "ü", "So 4."]
+        found = given_dialogue(TOKENIZER, style, PROMPT, said)
+        asked = STYLES[style](TOKENIZER)
+        script = [*(asked.given(text) for text in said[:-1:2]), turn("So 4.")]
+        (sampled,) = lead([script], [World([says("4"), says("ü")])], style=style)
+        assert sampled.turns[0].text.rstrip("\n") == code
+        assert replace(sampled.rollout, logprobs=[], calls=0) == found
+        assert (found.logprobs, found.finish_reason, found.prompt_ids) == ([], "stop", PROMPT)
+        assert found.sampled_ids == [i for ids in script for i in ids]
+
+    def test_a_single_message_has_no_flags(self) -> None:
+        found = given_dialogue(TOKENIZER, None, PROMPT, ["So 4."])
+        assert (found.response_ids, found.observed) == (turn("So 4."), [])
 
 
 class TestSeeds:
@@ -210,6 +246,7 @@ class TestRealModel:
             style=style,
             max_turns=3,
             max_tokens=120,
+            tool_seconds=60.0,
         )
 
     @pytest.mark.parametrize("style", ["tool_call", "fenced"])
@@ -221,11 +258,13 @@ class TestRealModel:
         assert len({len(dialogue.turns) for dialogue in together}) > 1
         for seed, dialogue in zip(seeds, together, strict=True):
             (alone,) = self.lead(engine, [seed], style)
-            assert replace(alone, seconds=0) == replace(dialogue, seconds=0)
+            found = dialogue.rollout
+            assert alone.rollout.logprobs == pytest.approx(found.logprobs, abs=1e-5)
+            assert replace(alone.rollout, logprobs=[]) == replace(found, logprobs=[])
             place = 0
             for number, sampled in enumerate(dialogue.turns):
                 (rollout,) = engine.generate(
-                    [dialogue.prompt_ids + dialogue.ids[:place]],
+                    [found.prompt_ids + found.response_ids[:place]],
                     SamplingParams(12, stop_ids=self.STOPS),
                     seeds=[turn_seed(seed, number)],
                     limits=[min(12, 120 - place)],
@@ -234,5 +273,5 @@ class TestRealModel:
                 place += len(sampled.ids)
                 if style == "tool_call" and number + 1 < len(dialogue.turns):
                     place -= 1  # the template's end of turn in its place
-                while place < len(dialogue.ids) and dialogue.observed[place]:
+                while place < len(found.observed) and found.observed[place]:
                     place += 1

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evals.harness.dialogue import Dialogue, DialogueRequest, run_dialogues, turn_seed
+from reopold.dialogues import Dialogue, DialogueRequest, run_dialogues, turn_seed
 from reopold.engines.base import OnFinished, check_limits
-from reopold.environments.base import Observation
+from reopold.environments.base import Environment, Observation
 from reopold.rollouts import Rollout, SamplingParams
+from reopold.stopping import ShouldStop, never
 
 TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'tool' %}"
@@ -79,9 +80,18 @@ class ScriptedEngine:
         *,
         seeds: Sequence[int],
         limits: Sequence[int] | None = None,
+        images: Any = None,
         on_finished: OnFinished,
     ) -> list[Rollout]:
-        self.asked.append({"prompts": prompts, "seeds": seeds, "limits": limits})
+        self.asked.append(
+            {
+                "prompts": prompts,
+                "params": params,
+                "seeds": seeds,
+                "limits": limits,
+                "images": images,
+            }
+        )
         places = {
             turn_seed(100 + d, k): (d, k) for d, s in enumerate(self.scripts) for k in range(len(s))
         }
@@ -92,7 +102,8 @@ class ScriptedEngine:
             ids = list(self.scripts[d][k])
             whole = len(ids) <= limit and ids[-1:] == [EOS]
             reason: Any = "stop" if whole else "length"
-            rollouts.append(Rollout(list(prompt), ids[:limit], [], reason))
+            logprobs = [logprob(seed, i) for i in range(len(ids))]
+            rollouts.append(Rollout(list(prompt), ids[:limit], logprobs[:limit], reason))
         for place in reversed(range(len(rollouts))):
             on_finished(place, rollouts[place])
             if self.between is not None and place == len(rollouts) - 1:
@@ -100,13 +111,19 @@ class ScriptedEngine:
         return rollouts
 
 
+def logprob(seed: int, place: int) -> float:
+    """What the engine says of the token at a place of a turn."""
+    return -1.0 - (seed % 997) - place / 1024
+
+
 @dataclass
-class World:
+class World(Environment):
     """Says the scripted observations in turn, then that the message was an answer."""
 
     script: list[Observation | Exception]
     heard: list[str] = field(default_factory=list)
     closed: int = 0
+    verdict: float | None = None
 
     def act(self, message: str) -> Observation:
         self.heard.append(message)
@@ -114,6 +131,9 @@ class World:
         if isinstance(said, Exception):
             raise said
         return said
+
+    def outcome(self) -> float | None:
+        return self.verdict
 
     def close(self) -> None:
         self.closed += 1
@@ -140,6 +160,8 @@ def lead(
     style: Any = "tool_call",
     max_turns: int = 9,
     max_tokens: int = 10_000,
+    tool_seconds: float = 60.0,
+    should_stop: ShouldStop = never,
     params: SamplingParams | None = None,
     engine: ScriptedEngine | None = None,
     on_finished: Callable[[int, Dialogue], None] | None = None,
@@ -153,5 +175,7 @@ def lead(
         style=style,
         max_turns=max_turns,
         max_tokens=max_tokens,
+        tool_seconds=tool_seconds,
+        should_stop=should_stop,
         on_finished=on_finished,
     )
