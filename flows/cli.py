@@ -32,7 +32,14 @@ app = typer.Typer(
     ),
 )
 
-QUICKSTART = Path(__file__).resolve().parent.parent / "deployments" / "recipes" / "quickstart.yaml"
+RECIPES = Path(__file__).resolve().parent.parent / "deployments" / "recipes"
+#: What `quickstart --family` runs, each in a study folder of its own.
+QUICKSTARTS = {
+    "maths": "quickstart.yaml",
+    "visual": "quickstart-visual.yaml",
+    "tools": "quickstart-tools.yaml",
+    "all": "quickstart-all.yaml",
+}
 
 Sets = Annotated[
     list[str] | None,
@@ -53,7 +60,17 @@ StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study
 
 @app.command()
 def quickstart(
-    recipe: Annotated[Path, typer.Option(help="Study file.", metavar="FILE")] = QUICKSTART,
+    family: Annotated[
+        str,
+        typer.Option(
+            metavar="FAMILY",
+            help="What the models learn: maths, visual (pictures), tools (dialogues with a "
+            "calculator), or all (one student of the three, mixed).",
+        ),
+    ] = "maths",
+    recipe: Annotated[
+        Path | None, typer.Option(help="A study file instead of the family's.", metavar="FILE")
+    ] = None,
     sets: Sets = None,
     accept: Accept = None,
     quiet: Quiet = False,
@@ -63,12 +80,14 @@ def quickstart(
 
     Runs on CPU with no server, hub or GPU. Interrupted or run again, it goes on from what is done.
 
-    Example:  reopold quickstart --set seeds=[1] --set train.steps=40
+    Example:  reopold quickstart --family visual --set seeds=[1] --set train.steps=40
     """
-    from reopold.config import StudyConfig, load_recipe
+    from reopold.config import ConfigError, StudyConfig, load_recipe
     from tasks.home import home
 
-    study = load_recipe(recipe, StudyConfig, sets or [])
+    if family not in QUICKSTARTS:
+        raise ConfigError(f"no family '{family}'; choose one of {', '.join(QUICKSTARTS)}")
+    study = load_recipe(recipe or RECIPES / QUICKSTARTS[family], StudyConfig, sets or [])
     folder = shown(home() / "studies" / study.name)
     _run_study(study, folder, accept or [], quiet or as_json, as_json)
 

@@ -19,6 +19,7 @@ from tasks.alive import alive
 from tasks.launch import stopping_on_signals
 from tasks.progress import Progress, show
 from tasks.report import Compared, compare_study, track_study, write_report
+from tasks.scaling import run_scaling
 from tasks.train import build_micro
 
 
@@ -40,6 +41,8 @@ def quickstart(study: StudyConfig, study_dir: str) -> StudyResult:
     """Run a study in `study_dir`, which already belongs to it; what is there is reused."""
     with alive(study_dir), stopping_on_signals():
         settle(_submit_study(study, Path(study_dir)))
+        if study.scaling.samples:
+            run_scaling(study_dir)
         compared = compare_study(study_dir)
         report = write_report(study_dir)
         tracking_run = track_study(study_dir)

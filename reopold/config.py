@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -44,6 +46,8 @@ DISTILLATION_METHODS: tuple[Method, ...] = (
 )
 #: Methods that learn from the outcomes of the samples of a prompt.
 GROUP_METHODS: tuple[Method, ...] = ("grpo", "dr_grpo", "dapo")
+#: Prompts within which the shares of a mix must come out exactly.
+LONGEST_ROUND = 10_000
 
 
 Section = TypeVar("Section", bound="Strict")
@@ -102,6 +106,25 @@ class DataConfig(Strict):
     reward: Literal["final_answer", "none"] = "final_answer"
     """Outcome reward of a rollout: 1 if its final answer equals `answer`. grpo, dr_grpo and dapo
     learn from it, and any distillation method with objective.outcome_weight; the rest log it."""
+
+    @model_validator(mode="after")
+    def _shares_are_whole(self) -> Self:
+        if sum(self.shares) > LONGEST_ROUND:
+            raise ValueError(
+                f"the weights' shares are exact after {sum(self.shares):,} prompts only, more than "
+                f"{LONGEST_ROUND:,}: write them in fewer digits, for example 2 and 1"
+            )
+        return self
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """The weights as whole numbers without a common divisor, `train` first: of so many prompts
+        in a row as their sum, each set has its number."""
+        written = [self.weight, *(other.weight for other in self.mix)]
+        weights = [Fraction(repr(weight)) for weight in written]
+        scale = math.lcm(*(weight.denominator for weight in weights))
+        whole = [int(weight * scale) for weight in weights]
+        return tuple(share // math.gcd(*whole) for share in whole)
 
 
 class ServingConfig(Strict):
@@ -410,6 +433,13 @@ class EvaluationConfig(Strict):
     urls: list[str] = []
     """Addresses of servers, replicas of one another, for engine `server`."""
 
+    @model_validator(mode="after")
+    def _each_benchmark_once(self) -> Self:
+        names = [self.benchmark, *self.also]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"evaluation names {', '.join(twice)} twice in benchmark and also")
+        return self
+
 
 class RunConfig(Strict):
     """One training run: a method, a seed, and everything that decides its result."""
@@ -569,7 +599,9 @@ class RunConfig(Strict):
         update = {
             "teachers": [changed(teacher, "model") for teacher in self.teachers],
             "model": changed(self.model, "student", "teacher", "reference"),
-            "data": changed(self.data, "train"),
+            "data": changed(self.data, "train").model_copy(
+                update={"mix": [changed(other, "train") for other in self.data.mix]}
+            ),
             "evaluation": changed(self.evaluation, "data"),
         }
         return self.model_copy(update=update)
@@ -579,7 +611,10 @@ class MicroConfig(Strict):
     """The embedded suite: problems, and the two models trained on them from scratch."""
 
     families: list[Literal["maths", "visual", "tools"]] = Field(["maths"], min_length=1)
-    """Kinds of problems, in equal shares; with "visual" the models are vision-language models."""
+    """Kinds of problems; with "visual" the models are vision-language models. Further ones are
+    mixed with the first, whose score decides: evaluation.benchmark is its."""
+    weights: list[Annotated[float, Field(gt=0.0)]] = []
+    """Share of each of the families in every step; empty: equal shares."""
     problems_seed: int = Field(2026, ge=0)
     """Seed of problems, splits and worked solutions."""
     train_problems: int = Field(20_000, ge=1, le=1_000_000)
@@ -598,6 +633,21 @@ class MicroConfig(Strict):
     sft_batch: int = Field(64, ge=1)
     """Worked solutions a supervised step."""
 
+    @model_validator(mode="after")
+    def _each_family_once(self) -> Self:
+        if len(set(self.families)) != len(self.families):
+            raise ValueError("families must each be listed once")
+        if self.weights and len(self.weights) != len(self.families):
+            raise ValueError(
+                f"weights must be one for each of the {len(self.families)} families, or none"
+            )
+        return self
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Of the families, in their order."""
+        return [f"micro_{family}" for family in self.families]
+
 
 class ScalingConfig(Strict):
     """Test-time scaling: what more samples a question buy the students, against their teacher."""
@@ -612,7 +662,7 @@ class ScalingConfig(Strict):
 
 
 class StudyConfig(Strict):
-    """Methods x seeds from one base recipe, compared on one benchmark."""
+    """Methods x seeds from one base recipe, compared on a benchmark of every family."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     methods: list[Method] = Field(min_length=1)
@@ -649,6 +699,23 @@ class StudyConfig(Strict):
         if "sft" in self.methods:
             raise ValueError(
                 "'sft' trains the study's teacher and student; it is not compared here"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluated_on_its_families(self) -> Self:
+        first, *others = self.micro.benchmarks
+        evaluation = self.evaluation
+        if evaluation.benchmark != first or sorted(evaluation.also) != sorted(others):
+            raise ValueError(
+                f"a study of {', '.join(self.micro.families)} is evaluated on its own problems "
+                f"(got {', '.join([evaluation.benchmark, *evaluation.also])}): set "
+                f"evaluation.benchmark={first} and evaluation.also=[{', '.join(others)}]"
+            )
+        if self.scaling.samples and not evaluation.temperature:
+            raise ValueError(
+                "scaling.samples draws many samples a question: with evaluation.temperature 0 "
+                "they would all be the same"
             )
         return self
 

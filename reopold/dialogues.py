@@ -260,8 +260,9 @@ class _Running:
     def end_if_late(self) -> None:
         """End the dialogue, and leave its environment behind, once its time is up."""
         with self.lock:
-            now = time.perf_counter()
-            if self.since is None or self.spent + now - self.since <= self.table.tool_seconds:
+            if self.since is None or self.left:
+                return
+            if self.spent + time.perf_counter() - self.since <= self.table.tool_seconds:
                 return
             self.left = True
             self.table.slots.release()

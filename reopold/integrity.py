@@ -83,14 +83,16 @@ def file_digest(path: Path) -> str:
 
 
 def weights_digest(files: Mapping[str, str]) -> str:
-    """SHA-256 over config.json and the weights: the name of what a model computes.
+    """SHA-256 over config.json, the weights and the settings of its image processor: the name of
+    what a model computes.
 
     Args:
         files: SHA-256 of files by name; others are passed over.
     """
     named = hashlib.sha256()
     for name in sorted(files):
-        if name == "config.json" or ("/" not in name and name.endswith(".safetensors")):
+        weighs = "/" not in name and name.endswith((".safetensors", "processor_config.json"))
+        if weighs or name == "config.json":
             named.update(f"{name} {files[name]}\n".encode())
     return named.hexdigest()
 

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig, parse
-from reopold.data.prompts import Prompt, load_prompts
-from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer, render
+from reopold.data.prompts import Prompt, PromptMix, load_mix, render_prompt
+from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
+from reopold.environments import Budget
 
 Status = Literal["pass", "warn", "fail"]
 #: Prompts whose rendering by student's and teacher's template is compared.
 COMPARED = 50
+#: Prompts whose length is measured, and those among them whose images are looked at.
+MEASURED, SEEN = 2000, 64
 
 
 @dataclass(frozen=True)
@@ -94,20 +97,61 @@ def sampling(config: RunConfig) -> Iterator[Check]:
 
 
 def data(config: RunConfig) -> Iterator[Check]:
-    """Prompts: found, their columns, length, and how often each is seen."""
-    prompts = load_prompts(config.data.train, completions=config.method == "sft")
-    tokenizer = load_tokenizer(config.model.student)
-    longest = max(len(render(tokenizer, p.messages)) for p in prompts[:2000])
-    seen = config.train.steps * config.sampling.prompts_per_step / len(prompts)
-    found = f"{len(prompts)} prompts, up to {longest} tokens, each seen {seen:.2g} times"
-    duplicates = len(prompts) - len({p.id for p in prompts})
+    """Prompts: found, their columns, images, length, and how often each is seen."""
+    from reopold.teachers.build import check_sight
+
+    mix = read_data(config)
+    prompts = mix.prompts
+    check_sight(config, prompts)
+    longest = longest_prompt(config, config.model.student)
+    drawn = config.train.steps * config.sampling.prompts_per_step
+    found = f"{len(prompts)} prompts, up to {longest} tokens, {_seen(mix, drawn)}"
+    duplicates = len(prompts) - len({(p.family, p.id) for p in prompts})
     if duplicates:
         yield Check("data", "warn", f"{found}; {duplicates} ids occur twice", "make ids unique")
     else:
         yield Check("data", "pass", found)
     yield from _answers(config, prompts)
-    yield from _length(config, longest + config.sampling.max_new_tokens)
+    yield from _length(config)
     yield from _sources(config, prompts)
+
+
+def read_data(config: RunConfig) -> PromptMix:
+    """Raises ConfigError: as :func:`reopold.data.prompts.load_mix`."""
+    sft = config.method == "sft"
+    return load_mix(config.data, config.family, config.seed, completions=sft)
+
+
+def budget(config: RunConfig) -> Budget:
+    """Of one dialogue."""
+    return Budget(calls=config.sampling.max_turns, seconds=config.sampling.tool_seconds)
+
+
+def longest_prompt(config: RunConfig, path: str) -> int:
+    """Tokens of the longest of the first prompts of every set, images included, in the model at
+    `path`: two models may see an image in different resolutions."""
+    from reopold.preflight_probes import empty_model
+    from reopold.vision import Vision, expanded
+
+    tokenizer, vision = load_tokenizer(path), Vision.of(empty_model(path), path)
+    longest = 0
+    for prompts in read_data(config).sets:
+        looked = [prompt for prompt in prompts if prompt.images][:SEEN]
+        plain = [prompt for prompt in prompts if not prompt.images][:MEASURED]
+        for prompt in looked + plain:
+            ids = render_prompt(tokenizer, prompt, budget(config))
+            longest = max(longest, len(expanded(ids, prompt.images, vision)))
+    return longest
+
+
+def _seen(mix: PromptMix, drawn: int) -> str:
+    """How often the prompts of each set are drawn."""
+    shares = [share / sum(mix.shares) for share in mix.shares]
+    times = [drawn * share / len(s) for share, s in zip(shares, mix.sets, strict=True)]
+    if len(times) == 1:
+        return f"each seen {times[0]:.2g} times"
+    each = (f"{s[0].family} {x:.2g}" for s, x in zip(mix.sets, times, strict=True))
+    return f"each seen so many times: {', '.join(each)}"
 
 
 def _answers(config: RunConfig, prompts: list[Prompt]) -> Iterator[Check]:
@@ -122,12 +166,15 @@ def _answers(config: RunConfig, prompts: list[Prompt]) -> Iterator[Check]:
         )
 
 
-def _length(config: RunConfig, longest: int) -> Iterator[Check]:
+def _length(config: RunConfig) -> Iterator[Check]:
     limits = {"student": config.model.student}
     if config.method in DISTILLATION_METHODS:
         limits["teacher"] = config.model.teacher
+    lengths = []
     for role, path in limits.items():
         limit = _text_config(path).max_position_embeddings
+        longest = longest_prompt(config, path) + config.sampling.max_new_tokens
+        lengths.append(longest)
         if longest > limit:
             yield Check(
                 "length",
@@ -137,15 +184,15 @@ def _length(config: RunConfig, longest: int) -> Iterator[Check]:
             )
             return
     served = config.engine.max_length if config.engine.kind != "hf" else 0
-    if served and longest > served:
+    if served and lengths[0] > served:
         yield Check(
             "length",
             "fail",
-            f"prompt and response may take {longest} tokens, engine.max_length is {served}",
+            f"prompt and response may take {lengths[0]} tokens, engine.max_length is {served}",
             "raise engine.max_length",
         )
         return
-    yield Check("length", "pass", f"prompt and response take at most {longest} tokens")
+    yield Check("length", "pass", f"prompt and response take at most {max(lengths)} tokens")
 
 
 def _sources(config: RunConfig, prompts: list[Prompt]) -> Iterator[Check]:
@@ -207,8 +254,12 @@ def _eos(path: str, tokenizer: Any) -> Iterator[Check]:
 def _template(config: RunConfig, student: Any, path: str) -> Iterator[Check]:
     """A teacher that was taught another template scores 0.287 nats a token off (cookbook #796)."""
     teacher = load_tokenizer(path)
-    prompts = load_prompts(config.data.train)[:COMPARED]
-    different = sum(render(student, p.messages) != render(teacher, p.messages) for p in prompts)
+    prompts = [prompt for of_set in read_data(config).sets for prompt in of_set[:COMPARED]]
+    asked = budget(config)
+    different = sum(
+        render_prompt(student, prompt, asked) != render_prompt(teacher, prompt, asked)
+        for prompt in prompts
+    )
     if different:
         yield Check(
             "template",

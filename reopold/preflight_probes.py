@@ -11,22 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
 
 from reopold.config import DISTILLATION_METHODS, RunConfig, TeacherConfig
-from reopold.data.prompts import load_prompts
-from reopold.data.tokenizers import load_tokenizer, render
+from reopold.data.prompts import render_prompt
+from reopold.data.tokenizers import load_tokenizer
 from reopold.engines.base import EngineFailure
 from reopold.engines.endpoint import Endpoints, served_name
 from reopold.engines.hf import HFEngine, cache_bytes_per_token, load_model
 from reopold.logprobs import CHUNK_LOGITS
-from reopold.preflight import Check, Status
+from reopold.preflight import Check, Status, budget, longest_prompt, read_data
 from reopold.rewards import MissingScore
 from reopold.rollouts import Needs, Rollout, SamplingParams
 from reopold.scoring import Scores, output_head, score
 from reopold.teachers.build import load_local
 from reopold.teachers.server import ServerTeacher
 from reopold.trainer import build_objective
+from reopold.vision import Vision, takes_images
 
 #: Weights that are loaded for a probe at most, bytes: more would take longer than a minute.
 PROBE_BYTES = {"cpu": 2 * 2**30, "cuda": 40 * 2**30}
@@ -78,15 +84,20 @@ def probes(config: RunConfig) -> Iterator[Check]:
     yield _run_time(config, model, rollouts, seconds)
 
 
-def _sizes(config: RunConfig) -> Sizes:
-    def empty(path: str) -> PreTrainedModel:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                AutoConfig.from_pretrained(path)
-            )
-        return model
+def empty_model(path: str) -> PreTrainedModel:
+    """The model of a checkpoint's config, without weights.
 
-    student = empty(config.model.student)
+    Raises:
+        ConfigError: there is none, or its config cannot be read.
+    """
+    kind: Any = AutoModelForImageTextToText if takes_images(path) else AutoModelForCausalLM
+    with torch.device("meta"):
+        model: PreTrainedModel = kind.from_config(AutoConfig.from_pretrained(path))
+    return model
+
+
+def _sizes(config: RunConfig) -> Sizes:
+    student = empty_model(config.model.student)
     text = student.config.get_text_config()
     paths = []
     if config.method in DISTILLATION_METHODS:
@@ -96,7 +107,7 @@ def _sizes(config: RunConfig) -> Sizes:
         paths.append(config.model.reference or config.model.student)
     return Sizes(
         student=student.num_parameters(),
-        teachers=sum(empty(path).num_parameters() for path in paths),
+        teachers=sum(empty_model(path).num_parameters() for path in paths),
         hidden=int(text.hidden_size),
         layers=int(text.num_hidden_layers),
         cache_per_token=cache_bytes_per_token(student),
@@ -107,7 +118,7 @@ def _memory(config: RunConfig, sizes: Sizes, device: str) -> Iterator[Check]:
     """What one trainer process holds at its fullest, against what there is."""
     width = 2 if config.model.dtype == "bfloat16" else 4
     sequences = min(config.train.micro_batch, config.samples_per_step)
-    length = _longest_prompt(config) + config.sampling.max_new_tokens
+    length = longest_prompt(config, config.model.student) + config.sampling.max_new_tokens
     parts = {
         "student and AdamW": TRAINED_BYTES * sizes.student,
         "teacher": width * sizes.teachers,
@@ -138,13 +149,17 @@ def _memory(config: RunConfig, sizes: Sizes, device: str) -> Iterator[Check]:
 def _timed_sample(config: RunConfig, model: PreTrainedModel) -> tuple[list[Rollout], float]:
     """A few tokens of a whole step's batch, and the seconds that they took."""
     tokenizer = load_tokenizer(config.model.student)
-    prompts = load_prompts(config.data.train)[: config.sampling.prompts_per_step]
-    ids = [render(tokenizer, prompt.messages) for prompt in prompts]
+    prompts = read_data(config).draw(config.sampling.prompts_per_step, 0)
+    ids = [render_prompt(tokenizer, prompt, budget(config)) for prompt in prompts]
     params = SamplingParams(min(TIMED_TOKENS, config.sampling.max_new_tokens))
-    engine = HFEngine(model, tokenizer)
+    engine = HFEngine(model, tokenizer, vision=Vision.of(model, config.model.student))
     started = time.perf_counter()
     rollouts = engine.generate(
-        ids, params, seeds=range(len(ids)), n=config.sampling.rollouts_per_prompt
+        ids,
+        params,
+        seeds=range(len(ids)),
+        n=config.sampling.rollouts_per_prompt,
+        images=[prompt.images for prompt in prompts],
     )
     return rollouts, time.perf_counter() - started
 
@@ -257,7 +272,8 @@ def _temperature(
         return
     model = load_model(path, dtype="float32", device="cpu")
     head = output_head(model, len(load_tokenizer(config.model.student)))
-    local_N = score(model, probe, head=head, micro_batch=8).logprobs_N
+    vision = Vision.of(model, path)
+    local_N = score(model, probe, head=head, micro_batch=8, vision=vision).logprobs_N
     gap = float((local_N - first.logprobs_N.cpu()).abs().mean())
     found = f"{name} differs from {path} by {gap:.2g} nats a token"
     if gap > TOLERANCE[config.model.dtype]:
@@ -319,21 +335,18 @@ def _run_time(
 
 def _trainer_scores(config: RunConfig, model: PreTrainedModel, rollouts: list[Rollout]) -> Scores:
     head = output_head(model, len(load_tokenizer(config.model.student)))
-    return score(model, rollouts, head=head, micro_batch=config.train.micro_batch)
+    vision, micro_batch = Vision.of(model, config.model.student), config.train.micro_batch
+    return score(model, rollouts, head=head, micro_batch=micro_batch, vision=vision)
 
 
 def _plain_rollouts(config: RunConfig) -> list[Rollout]:
     """Prompts and a few of their own tokens again as the response, where nothing was sampled."""
     tokenizer = load_tokenizer(config.model.student)
-    prompts = load_prompts(config.data.train)[:8]
-    ids = [render(tokenizer, prompt.messages) for prompt in prompts]
-    return [Rollout(prompt, prompt[:16], [], "length") for prompt in ids]
-
-
-def _longest_prompt(config: RunConfig) -> int:
-    tokenizer = load_tokenizer(config.model.student)
-    prompts = load_prompts(config.data.train)[:200]
-    return max(len(render(tokenizer, prompt.messages)) for prompt in prompts)
+    rollouts = []
+    for prompt in read_data(config).draw(8, 0):
+        ids = render_prompt(tokenizer, prompt, budget(config))
+        rollouts.append(Rollout(ids, ids[:16], [], "length", images=prompt.images))
+    return rollouts
 
 
 def _available(device: str) -> int:

@@ -64,7 +64,7 @@ def hardware(device: str) -> dict[str, str | int]:
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """Names what a run started from, by config.json and weights.
+    """Names what a run started from, by config.json, weights and image processor.
 
     Our own checkpoints carry it in COMPLETE, or in PRUNED. A hub id (no local folder) is named by
     itself.
@@ -74,12 +74,13 @@ def checkpoint_digest(folder: Path) -> str:
         return str(named["digest"])
     if not folder.is_dir():
         return str(folder)
-    files = [*folder.glob("config.json"), *folder.glob("*.safetensors")]
-    return weights_digest({file.name: file_digest(file) for file in files})
+    files = (file for file in folder.iterdir() if file.suffix in (".json", ".safetensors"))
+    return weights_digest({file.name: file_digest(file) for file in files if file.is_file()})
 
 
 def check_parents(run: RunDir, config: RunConfig) -> dict[str, str]:
-    """Digests of what a run is made from: "student", "data", and teachers and "reference" if any.
+    """Digests of what a run is made from: "student", "data", and teachers, "reference" and further
+    data if any.
 
     Raises:
         ConfigError: one of them is missing, or has changed since the run began.
@@ -94,11 +95,14 @@ def check_parents(run: RunDir, config: RunConfig) -> dict[str, str]:
         if is_local(path) and not (Path(path) / "config.json").is_file():
             raise ConfigError(f"no {role} checkpoint at {path}")
     digests = {role: checkpoint_digest(Path(path)) for role, path in paths.items()}
-    try:
-        digests["data"] = hashlib.sha256(Path(config.data.train).read_bytes()).hexdigest()
-    except OSError as error:
-        raise ConfigError(f"no prompts at {config.data.train}: {error.strerror}") from error
-    paths["data"] = config.data.train
+    files = {"data": config.data.train}
+    files.update({f"data of {s.family} {i}": s.train for i, s in enumerate(config.data.mix, 1)})
+    for role, path in files.items():
+        try:
+            digests[role] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        except OSError as error:
+            raise ConfigError(f"no prompts at {path}: {error.strerror}") from error
+    paths |= files
     for role, recorded in run.manifest().get("parents", {}).items():
         if digests.get(role) != recorded:
             raise ConfigError(

@@ -34,22 +34,23 @@ def prune(run: RunDir, config: RunConfig) -> list[Path]:
 def _surplus(run: RunDir, config: RunConfig) -> list[int]:
     """Scheduled checkpoints beyond the newest `keep_last` and the best `keep_best`.
 
-    One that has yet to be evaluated stays, and so does the last of the run, which others start
-    from.
+    The best go by the first benchmark. One that has yet to be evaluated on all of them stays, and
+    so does the last of the run, which others start from.
     """
     steps = run.complete_checkpoints()
     if not config.train.keep_last:
         return []
-    scores = {k: _score(run, config, k) for k in steps}
+    names = [each.benchmark for each in config.evaluations]
+    scores = {k: [_score(run, name, k) for name in names] for k in steps}
     evaluates = bool(config.evaluation.data) and config.method != "sft"
-    best = sorted(steps, key=lambda k: (-(scores[k] or -math.inf), k))[: config.train.keep_best]
+    best = sorted(steps, key=lambda k: (-(scores[k][0] or -math.inf), k))[: config.train.keep_best]
     kept = {*steps[-config.train.keep_last :], *best, steps[-1], config.train.steps}
-    return [k for k in steps if k not in kept and not (evaluates and scores[k] is None)]
+    return [k for k in steps if k not in kept and not (evaluates and None in scores[k])]
 
 
-def _score(run: RunDir, config: RunConfig, step: int) -> float | None:
+def _score(run: RunDir, benchmark: str, step: int) -> float | None:
     """The first score of a checkpoint's evaluation; None if it has not been evaluated."""
-    file = run.evaluation(step, config.evaluation.benchmark) / "results.json"
+    file = run.evaluation(step, benchmark) / "results.json"
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
         own = results["checkpoint_digest"] == (marker(run.checkpoint(step)) or {}).get("digest")

@@ -15,17 +15,11 @@ import torch
 from torch import Tensor
 
 from reopold.config import RunConfig
-from reopold.data.prompts import Prompt, PromptMix
-from reopold.data.tokenizers import render
+from reopold.data.prompts import Prompt, PromptMix, render_prompt
 from reopold.dialogue_styles import STYLES, given_dialogue
 from reopold.dialogues import DialogueRequest, run_dialogues
 from reopold.engines.base import SEED_LIMIT, Engine, OnFinished
-from reopold.environments import (
-    Budget,
-    StyleName,
-    find_environment,
-    opening,
-)
+from reopold.environments import Budget, StyleName, find_environment
 from reopold.environments.base import Environment
 from reopold.outcomes import informative
 from reopold.rollouts import Needs, Rollout, SamplingParams
@@ -99,7 +93,7 @@ class Sampler:
     def responses(self, prompts: Sequence[Prompt], draw: int) -> list[Rollout]:
         """G samples of every prompt, dialogues where it names an environment; for sft the given
         completions."""
-        rendered = [self._rendered(prompt) for prompt in prompts]
+        rendered = [render_prompt(self.tokenizer, prompt, self._budget) for prompt in prompts]
         if self.config.method == "sft":
             return [self._given(*pair) for pair in zip(prompts, rendered, strict=True)]
         copies = self.config.sampling.rollouts_per_prompt
@@ -187,13 +181,6 @@ class Sampler:
     def _budget(self) -> Budget:
         sampling = self.config.sampling
         return Budget(calls=sampling.max_turns, seconds=sampling.tool_seconds)
-
-    def _rendered(self, prompt: Prompt) -> list[int]:
-        if not prompt.environment:
-            return render(self.tokenizer, prompt.messages, images=len(prompt.images))
-        begun, schemas = opening(prompt.environment, prompt.task, self._budget)
-        messages = [*prompt.messages, *begun]
-        return render(self.tokenizer, messages, images=len(prompt.images), tools=schemas)
 
     def _given(self, prompt: Prompt, prompt_ids: list[int]) -> Rollout:
         rollout = given_dialogue(

@@ -87,22 +87,19 @@ def plan_run(study: StudyConfig, study_dir: Path, method: Method, seed: int) -> 
 
 
 def _data(study: StudyConfig, study_dir: Path, file: str) -> DataConfig:
-    """A file of every family, in equal shares."""
-    suite = micro_folder(study_dir)
-    paths = {
-        family: _path(suite / f"micro_{family}" / f"{file}.jsonl")
-        for family in study.micro.families
-    }
-    first, *others = paths
-    mix = [PromptSet(train=paths[family], family=family) for family in others]
-    return DataConfig(train=paths[first], mix=mix)
+    """A file of every family, each with its weight."""
+    micro, suite = study.micro, micro_folder(study_dir)
+    weights = micro.weights or [1.0] * len(micro.families)
+    sets = [
+        PromptSet(train=_path(suite / name / f"{file}.jsonl"), family=family, weight=weight)
+        for name, family, weight in zip(micro.benchmarks, micro.families, weights, strict=True)
+    ]
+    return DataConfig(train=sets[0].train, weight=sets[0].weight, mix=sets[1:])
 
 
 def _evaluation(study: StudyConfig, study_dir: Path) -> EvaluationConfig:
     """On the test problems of every family."""
-    first, *others = (f"micro_{family}" for family in study.micro.families)
-    update = {"benchmark": first, "also": others, "data": _path(micro_folder(study_dir))}
-    return study.evaluation.model_copy(update=update)
+    return study.evaluation.model_copy(update={"data": _path(micro_folder(study_dir))})
 
 
 def _path(path: Path) -> str:

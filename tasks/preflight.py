@@ -25,7 +25,7 @@ from reopold.config import (
     is_local,
     parse,
 )
-from reopold.data.prompts import load_prompts
+from reopold.data.prompts import load_mix
 from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
 from reopold.preflight import Check
 from reopold.provenance import check_parents, checkpoint_digest
@@ -43,26 +43,31 @@ def check_run(config: RunConfig, run_dir: Path) -> None:
     """Find everything a run needs, as far as files and tokenizers tell.
 
     Raises:
-        ConfigError: prompts, test problems or checkpoints are missing or faulty, tokenizers
-            differ, or the disk is too full.
+        ConfigError: prompts, images, test problems or checkpoints are missing or faulty, an
+            environment is unknown, tokenizers differ, a model would be given images that it does
+            not take, or the disk is too full.
     """
     config = config.with_paths(os.path.expanduser)  # keeps the leading ./
-    for name, path in (
-        ("data.train", config.data.train),
-        ("evaluation.data", config.evaluation.data),
-    ):
-        if not is_local(path) and (path or name == "data.train"):
+    sets = [("data.train", config.data.train)]
+    sets += [(f"data.mix.{i}.train", other.train) for i, other in enumerate(config.data.mix)]
+    for name, path in [*sets, ("evaluation.data", config.evaluation.data)]:
+        if not is_local(path) and (path or name != "evaluation.data"):
             raise ConfigError(
                 f"{name} must be a local file, a path starting with . / or ~ (got {path!r})"
             )
-    load_prompts(config.data.train, completions=config.method == "sft")
-    prepare(config.evaluation)
+    mix = load_mix(config.data, config.family, config.seed, completions=config.method == "sft")
+    for evaluation in config.evaluations:
+        prepare(evaluation)
     check_parents(RunDir(run_dir), config)
     if config.model.teacher:
         for path in (config.model.teacher, *(teacher.model for teacher in config.teachers)):
             check_same_tokenizer(config.model.student, path)
     else:
         load_tokenizer(config.model.student)
+    if any(prompt.images for prompt in mix.prompts):
+        from reopold.teachers.build import check_sight  # torch: seconds to import
+
+        check_sight(config, mix.prompts)
     require_disk(run_dir, checkpoint_bytes(config))
 
 
@@ -95,13 +100,14 @@ def check_study(study: StudyConfig, study_dir: Path, accept: Sequence[str] = ())
         ConfigError: a run of it would be refused, the folder belongs to another config, or the
             disk is too full.
     """
-    check_settings(study.evaluation)
     try:
         runs = [plan_run(study, study_dir, m, s) for m in study.methods for s in study.seeds]
         runs += [plan_supervised(study, study_dir, role) for role in ("teacher", "student")]
     except ValidationError as error:
         reasons = "; ".join(str(fault["msg"]) for fault in error.errors())
         raise ConfigError(f"study {study.name}: {reasons}") from error
+    for evaluation in runs[0].evaluations:
+        check_settings(evaluation)
     checkpoints = sum(len(run.checkpoint_steps()) for run in runs)
     require_disk(study_dir, checkpoints * COPIES_PER_CHECKPOINT * micro_bytes(study.micro))
     if accept and (study_dir / "study.json").exists():

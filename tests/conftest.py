@@ -114,7 +114,9 @@ def recipe(suite: Path) -> Callable[..., RunConfig]:
                 prompts_per_step=3, rollouts_per_prompt=2, max_new_tokens=12
             ),
             "train": TrainConfig(steps=6, checkpoint_every=2, micro_batch=4, keep_rollouts=2),
-            "evaluation": EvaluationConfig(data=str(suite / "micro_maths" / "test.jsonl"), max_new_tokens=12),
+            "evaluation": EvaluationConfig(
+                data=str(suite / "micro_maths" / "test.jsonl"), max_new_tokens=12
+            ),
         }
         return RunConfig(**{**fields, **sections})
 

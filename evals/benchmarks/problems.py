@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from evals.benchmarks.base import Benchmark, Problem, Row
 from evals.benchmarks.places import default_folders, find_files, how_to_place, named_files
 from evals.benchmarks.reading import Item, read_items
 from reopold.config import ConfigError
-from reopold.data.images import Image, find_image
+from reopold.data.images import find_image
 
 #: Where images lie, seen from the folder of the file that names them.
 IMAGE_FOLDERS = (".", "images", "hallusion_bench", "..", "../images")
@@ -36,7 +34,12 @@ class Problems:
     """Commit of the hub's data set; None for local files."""
 
     def check_samplable(self) -> None:
-        """Raises ConfigError: some items have answers only, or images that are not there."""
+        """Read every image once to its end, however many items show it.
+
+        Raises:
+            ConfigError: some items have answers only, or images that are not there or that nobody
+                could show a model (see :func:`reopold.data.images.find_image`).
+        """
         if silent := [problem.id for problem in self.problems if not problem.messages]:
             raise ConfigError(
                 f"{self.origin} has answers without questions ({_some(silent)}): enough to grade "
@@ -48,16 +51,14 @@ class Problems:
                 f"{len(missing)} images of {self.origin} are not there ({_some(missing)}): place "
                 "them, or ask for fewer items"
             )
+        self._read_images()
 
-    def find_images(self) -> dict[str, Image]:
-        """The items' images by path, each read once to its end, however many items show it.
+    def _read_images(self) -> None:
+        from tqdm import tqdm  # reads its environment when it is imported, which a command sets
 
-        Raises:
-            ConfigError: one is no picture, or broken, too large or animated.
-        """
         paths = list(dict.fromkeys(image for p in self.problems for image in p.images))
         with ThreadPoolExecutor() as pool:
-            found = tqdm(
+            bar = tqdm(
                 pool.map(find_image, paths),
                 total=len(paths),
                 desc="reading images",
@@ -65,7 +66,8 @@ class Problems:
                 delay=PATIENCE,
                 disable=None,  # but on terminals
             )
-            return dict(zip(paths, found, strict=True))
+            for _ in bar:
+                pass
 
 
 class _Loaded(NamedTuple):

@@ -14,7 +14,7 @@ from lm_eval.api.model import LM
 from evals.benchmarks.base import Problem
 from evals.harness.journal import Generation, Journal, SampleKey
 from evals.harness.sampler import Request, Sampler
-from reopold.data.images import Image
+from reopold.data.images import Image, find_image
 from reopold.engines.base import SEED_LIMIT
 from reopold.rollouts import SamplingParams
 
@@ -38,26 +38,18 @@ class EngineLM(LM):  # type: ignore[misc]  # lm-eval ships no types
 
     Args:
         problems: by question id.
-        images: of the problems, by path.
     """
 
     MULTIMODAL = True
 
     def __init__(
-        self,
-        sampler: Sampler,
-        problems: Mapping[str, Problem],
-        journal: Journal,
-        *,
-        seed: int,
-        images: Mapping[str, Image] | None = None,
+        self, sampler: Sampler, problems: Mapping[str, Problem], journal: Journal, *, seed: int
     ) -> None:
         super().__init__()
         self.sampler = sampler
         self.problems = problems
         self.journal = journal
         self.seed = seed
-        self.images = images or {}
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """The response texts, in the order of the requests.
@@ -114,7 +106,7 @@ class EngineLM(LM):  # type: ignore[misc]  # lm-eval ships no types
             raise ValueError(
                 f"lm-eval shows {shown} with question {problem.id}, which has {problem.images}"
             )
-        return tuple(self.images[path] for path in shown)
+        return tuple(find_image(path) for path in shown)
 
 
 def sample_seed(seed: int, question: str, repeat: int) -> int:

@@ -55,7 +55,8 @@ class Engines:
         if benchmark.family == "visual" and settings.engine == "server" and alone:
             return ServedVision(settings.urls, evaluation.should_stop, label)
         engine = self._load(checkpoint, evaluation)
-        if evaluation.images and self._vision is None:
+        shown = any(problem.images for problem in evaluation.problems.problems)
+        if shown and self._vision is None:
             from reopold.vision import SUPPORTED
 
             raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from evals.harness.journal import Generation, Journal, SampleKey
 from evals.harness.sampler import Sampler
 from evals.scores import METRICS, Metric, question_values, votes
 from reopold.config import EvaluationConfig
-from reopold.data.images import Image
 
 #: Of a dialogue whose tool itself broke.
 BROKEN = Verdict(correct=False, extracted=None, status="sandbox_failure")
@@ -54,19 +53,14 @@ def run_benchmark(
     settings: EvaluationConfig,
     sampler: Sampler,
     journal: Journal,
-    *,
-    images: Mapping[str, Image] | None = None,
 ) -> list[Question]:
     """Sample and grade every problem, in the order of `problems`.
 
     lm-eval's `simple_evaluate` repeats, filters, calls the grader and aggregates.
-
-    Args:
-        images: of the problems, by path.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about defaults we set
     by_id = {problem.id: problem for problem in problems}
-    lm = EngineLM(sampler, by_id, journal, seed=settings.seed, images=images)
+    lm = EngineLM(sampler, by_id, journal, seed=settings.seed)
     grading = _Grading(benchmark, problems, settings, journal)
 
     def process_results(doc: Row, results: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -23,10 +23,11 @@ from evals.report.statistics import (
     over_seeds,
     resampled_means,
     seed_weights,
+    unanimous_interval,
 )
 from evals.report.study import REFERENCES, Evaluation, Run, Study
 from evals.scores import Metric
-from evals.stats import Interval, score_interval
+from evals.stats import Interval
 
 UNITS = ("samples", "steps", "tokens", "seconds")
 METRICS: tuple[Metric, ...] = ("avg@k", "pass@k", "maj@k")
@@ -80,11 +81,12 @@ class EfficiencyRow:
 
 @dataclass(frozen=True)
 class Analysis:
-    """One benchmark. `n` questions, `k` samples each; a benchmark without scores has no rows."""
+    """One benchmark. `n` questions in `clusters`, `k` samples each; without scores, no rows."""
 
     benchmark: str
     family: str = ""
     n: int = 0
+    clusters: int = 0
     k: int = 0
     methods: list[MethodRow] = field(default_factory=list)
     seeds: list[SeedRow] = field(default_factory=list)
@@ -113,6 +115,7 @@ def analyse(study: Study, benchmark: str) -> Analysis:
         benchmark=benchmark,
         family=scored[0][1].results.family,
         n=scores.questions,
+        clusters=len(set(scores.clusters)),
         k=max(item.results.k for _, item in scored),
         methods=[_method_row(study, scores, method) for method in scores.methods],
         seeds=[_seed_row(scores, run) for method in scores.methods for run in scores.of(method)],
@@ -153,6 +156,8 @@ class _Scores:
             if not average.index.equals(shared):
                 shared = shared.intersection(average.index)
         self.questions = len(shared)
+        clusters = scored[0][1].clusters
+        self.clusters = [str(x) for x in (shared if clusters is None else clusters.loc[shared])]
         largest = max(len(average) for average in averages)
         if self.questions < largest:
             notes.append(
@@ -171,7 +176,7 @@ class _Scores:
 
     @cached_property
     def draws_BR(self) -> FloatArray:  # noqa: N802 -- named by its axes
-        return resampled_means(self.values_RQ)
+        return resampled_means(self.values_RQ, clusters=self.clusters)
 
     @property
     def methods(self) -> list[str]:
@@ -203,7 +208,7 @@ class _Scores:
         estimate, columns = found
         values_SQ = self.values_RQ[columns]
         if values_SQ.min() == values_SQ.max():
-            return score_interval(values_SQ.mean(axis=0).tolist())
+            return unanimous_interval(values_SQ, self.clusters)
         return estimate.interval()
 
     def _pooled(self, method: str, metric: Metric) -> tuple[Estimate, list[int]] | None:

@@ -11,18 +11,33 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from evals.report.statistics import FloatArray, over_seeds, resampled_means, seed_weights
+from evals.report.statistics import (
+    FloatArray,
+    over_seeds,
+    resampled_means,
+    seed_weights,
+    unanimous_interval,
+)
 from evals.report.study import REFERENCES, Run, Study
 from evals.results import SAMPLES_FILE, Results, read_results
 from evals.scaling.curves import QuestionCurves, question_curves
 from evals.scaling.curves import over_seeds as mean_curves
 from evals.scaling.speedup import SpeedUp, speed_up
 from evals.scaling.stage import FOLDER
-from evals.stats import Interval, score_interval
+from evals.stats import Interval
 from reopold.config import ConfigError
 
 METRICS = ("maj@k", "pass@k")
-_COLUMNS = ["question_id", "sample", "vote", "correct", "tokens", "prompt_tokens", "seconds"]
+_COLUMNS = [
+    "question_id",
+    "cluster",
+    "sample",
+    "vote",
+    "correct",
+    "tokens",
+    "prompt_tokens",
+    "seconds",
+]
 
 
 @dataclass(frozen=True)
@@ -154,7 +169,7 @@ def _comparable(
 def _row(method: str, measured: Sequence[tuple[int, QuestionCurves]]) -> ScalingRow:
     mean = mean_curves([each for _, each in measured])
     bands = {
-        metric: _bands(method, [each.scores_QK[metric] for _, each in measured])
+        metric: _bands(method, [each.scores_QK[metric] for _, each in measured], mean.clusters)
         for metric in METRICS
     }
     prompt, tokens = float(mean.prompt_tokens_Q.mean()), float(mean.tokens_Q.mean())
@@ -173,18 +188,21 @@ def _row(method: str, measured: Sequence[tuple[int, QuestionCurves]]) -> Scaling
     return ScalingRow(method, seeds, int(mean.parameters), points)
 
 
-def _bands(method: str, scores_SQK: Sequence[FloatArray]) -> list[Interval]:
+def _bands(
+    method: str, scores_SQK: Sequence[FloatArray], clusters: Sequence[str] | None
+) -> list[Interval]:
     """Of each k the mean over seeds with the interval that the tables have: seeds and questions
     both resampled."""
     values_SKQ = np.stack([scores_QK.T for scores_QK in scores_SQK])
     seeds, ks, questions = values_SKQ.shape
-    draws_BSK = resampled_means(values_SKQ.reshape(-1, questions)).reshape(-1, seeds, ks)
+    draws_BR = resampled_means(values_SKQ.reshape(-1, questions), clusters=clusters)
+    draws_BSK = draws_BR.reshape(-1, seeds, ks)
     weights_BS = seed_weights(method, seeds)
     found = []
     for index in range(ks):
         own_SQ = values_SKQ[:, index]
-        if own_SQ.min() == own_SQ.max():  # nothing varies, which a bootstrap takes for certainty
-            found.append(score_interval(own_SQ.mean(axis=0).tolist()))
+        if own_SQ.min() == own_SQ.max():
+            found.append(unanimous_interval(own_SQ, clusters))
         else:
             pooled = over_seeds(own_SQ.mean(axis=1), draws_BSK[:, :, index], weights_BS)
             found.append(pooled.interval())

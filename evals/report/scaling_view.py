@@ -54,8 +54,8 @@ def _student(method: str, found: SpeedUp) -> str:
             f"the speed-up is below {costs}."
         )
     text = (
-        f"{name}: {scores}. It equals the teacher at k = {found.k:.1f} ({_k_limits(found)}); the "
-        f"speed-up, the teacher's cost over its own there, is {costs}."
+        f"{name}: {scores}. It reaches the teacher's score at k = {found.k:.1f} "
+        f"({_k_limits(found)}); the speed-up, the teacher's cost over its own there, is {costs}."
     )
     if found.reached < 1.0:
         text += f" In {100 * (1 - found.reached):.0f} % of the resamples it is not reached."
@@ -110,7 +110,8 @@ def _caption(found: Scaling) -> str:
         "in turn in one process with the same batch size, a batch's seconds shared out evenly "
         "among its samples. Tokens: the prompt with its images as the model reads it, once for all "
         "samples, and every response. "
-        "FLOPs: 2 × parameters × tokens. 95 % intervals resample questions and seeds."
+        "FLOPs: 2 × parameters × tokens. 95 % intervals resample questions and seeds; how a time "
+        "differs from one measurement to the next is not in them."
     )
 
 

@@ -5,19 +5,24 @@ all runs at once: differences are paired without further ado, and a quantity der
 scores (a share of a gap, a ratio of costs) is computed once a resample. Seeds are resampled
 within a method, independently of other methods.
 
+Questions of one cluster (versions of one picture) are no independent evidence: they are drawn
+together.
+
 Axes: B resamples, Q questions, R evaluated checkpoints ("columns"), S seeds, C checkpoints.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.stats import RESAMPLES, Interval
+from evals.clusters import cluster_sums
+from evals.stats import RESAMPLES, Interval, score_interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -56,12 +61,25 @@ class Estimate:
         return Interval(self.value, float(low), float(high))
 
 
-def resampled_means(values_RQ: FloatArray, resamples: int = RESAMPLES) -> FloatArray:
+def resampled_means(
+    values_RQ: FloatArray,
+    resamples: int = RESAMPLES,
+    *,
+    clusters: Sequence[str] | None = None,
+) -> FloatArray:
     """Means over questions drawn with replacement, the same draw for all columns: [B, R].
+
+    Args:
+        clusters: of each question; those of one cluster are drawn together. None: each by itself.
 
     Raises:
         ValueError: there is no question.
     """
+    if clusters is not None and len(set(clusters)) < len(clusters):
+        sums, sizes = zip(*(cluster_sums(row, clusters) for row in values_RQ), strict=True)
+        both = resampled_means(np.stack([*sums, sizes[0]]), resamples)
+        means: FloatArray = both[:, :-1] / both[:, -1:]
+        return means
     columns, questions = values_RQ.shape
     if questions == 0:
         raise ValueError("cannot resample: no question is common to the evaluations")
@@ -106,6 +124,13 @@ def trailing_mean(scores_XC: FloatArray) -> FloatArray:
         for last in range(checkpoints)
     ]
     return np.stack(smooth, axis=-1)
+
+
+def unanimous_interval(values_SQ: FloatArray, clusters: Sequence[str] | None) -> Interval:
+    """Where all questions of all seeds agree, which a bootstrap takes for certainty: an interval
+    with a width, by the number of clusters (or questions)."""
+    units = values_SQ.shape[1] if clusters is None else len(set(clusters))
+    return score_interval([float(values_SQ.flat[0])] * units)
 
 
 @dataclass(frozen=True)

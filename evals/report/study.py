@@ -32,12 +32,15 @@ class Evaluation:
     Args:
         average: share of right samples of each question (index: question id, sorted). None
             without a readable samples.parquet.
+        clusters: cluster of each question, by the same index; questions of one cluster are no
+            independent evidence.
     """
 
     folder: Path
     step: int
     results: Results
     average: pd.Series[float] | None
+    clusters: pd.Series[str] | None
 
     @property
     def benchmark(self) -> str:
@@ -212,13 +215,14 @@ def _load_evaluations(directory: RunDir, notes: list[str]) -> list[Evaluation]:
         if results is None:
             continue
         try:
-            samples = _read_samples(file.parent, ["question_id", "correct"])
+            samples = _read_samples(file.parent, ["question_id", "cluster", "correct"])
         except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
             notes.append(f"The samples.parquet of {where} cannot be read: nothing to resample.")
-            loaded.append(Evaluation(file.parent, step, results, None))
+            loaded.append(Evaluation(file.parent, step, results, None, None))
             continue
         average = samples.groupby("question_id")["correct"].mean().astype("float64").sort_index()
-        evaluation = Evaluation(file.parent, step, results, average)
+        clusters = samples.groupby("question_id")["cluster"].first().sort_index()
+        evaluation = Evaluation(file.parent, step, results, average, clusters)
         score = evaluation.score("avg@k")
         if score is not None and abs(float(average.mean()) - score.value) > 1e-4:
             notes.append(f"results.json and samples.parquet of {where} disagree on the score.")

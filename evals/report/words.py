@@ -171,7 +171,8 @@ def _how_sure(analysis: Analysis) -> str:
     seeds = sorted({len(row.seeds) for row in analysis.methods if row.method not in REFERENCES})
     counts = listed([str(count) for count in seeds]) if seeds else "0"
     text = (
-        f"All of this rests on {analysis.n} questions, {analysis.k} samples each, and {counts} "
+        f"All of this rests on {analysis.n} questions{_grouped(analysis)}, {analysis.k} samples "
+        f"each, and {counts} "
         f"seed{'' if seeds == [1] else 's'} a method."
     )
     if seeds and seeds[0] == 1:
@@ -184,13 +185,19 @@ def _how_sure(analysis: Analysis) -> str:
     return f"{text} The intervals are not corrected for the {comparisons} comparisons shown."
 
 
+def _grouped(analysis: Analysis) -> str:
+    return f" in {analysis.clusters} clusters" if analysis.clusters < analysis.n else ""
+
+
 def score_caption(analysis: Analysis) -> str:
+    together = " Questions of one cluster are drawn together." if _grouped(analysis) else ""
     return (
-        f"Final scores on {analysis.benchmark}: {analysis.n} questions, {analysis.k} samples each, "
-        "the last evaluated checkpoint of each run; mean over seeds. Below each number its 95 % "
-        f"interval: hierarchical bootstrap, seeds and questions both resampled ({RESAMPLES:,} "
-        "times), differences paired over questions. Student and teacher are single runs: only "
-        "questions are resampled. Scores in %, differences in percentage points."
+        f"Final scores on {analysis.benchmark}: {analysis.n} questions{_grouped(analysis)}, "
+        f"{analysis.k} samples each, the last evaluated checkpoint of each run; mean over seeds. "
+        "Below each number its 95 % interval: hierarchical bootstrap, seeds and questions both "
+        f"resampled ({RESAMPLES:,} times), differences paired over questions. Student and teacher "
+        "are single runs: only "
+        f"questions are resampled.{together} Scores in %, differences in percentage points."
     )
 
 

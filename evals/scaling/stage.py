@@ -86,17 +86,9 @@ def plan(study_dir: Path) -> list[Measured]:
     for who in (*REFERENCES, *names):
         run = RunDir(study_dir / "runs" / who)
         config = run.config()
-        base = config.evaluation
-        for benchmark in (base.benchmark, *base.also):
-            settings = base.model_copy(
-                update={
-                    "benchmark": benchmark,
-                    "also": [],
-                    "samples": wanted.samples,
-                    "limit": wanted.limit,
-                }
-            )
-            output = study_dir / FOLDER / who / benchmark
+        for each in config.evaluations:
+            settings = each.model_copy(update={"samples": wanted.samples, "limit": wanted.limit})
+            output = study_dir / FOLDER / who / each.benchmark
             found.append(Measured(who, run, config.train.steps, settings, output))
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,20 @@ class Image:
 
 
 def find_image(path: str) -> Image:
-    """The image in a file, which is read once to its end.
+    """The image in a file, which is read once to its end, and again only where it has changed.
 
     Raises:
         ConfigError: the file is missing, is no picture, is broken, too large or animated.
     """
+    try:
+        there = Path(path).stat()
+    except OSError as error:
+        raise ConfigError(f"image {path} cannot be read: {error}") from error
+    return _found(path, there.st_size, there.st_mtime_ns)
+
+
+@cache
+def _found(path: str, size: int, modified: int) -> Image:
     load_image(path)
     return Image(path, hashlib.sha256(Path(path).read_bytes()).hexdigest())
 
@@ -61,7 +71,13 @@ def load_image(path: str) -> Picture:
                 f"{MAX_PIXELS:,}: scale it down"
             )
         return picture.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except (
+        OSError,
+        UnidentifiedImageError,
+        ValueError,
+        SyntaxError,
+        Pillow.DecompressionBombError,
+    ) as error:
         raise ConfigError(f"image {path} cannot be read: {error}") from error
 
 

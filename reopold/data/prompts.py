@@ -12,7 +12,8 @@ import numpy as np
 
 from reopold.config import ConfigError, DataConfig, Family
 from reopold.data.images import Image, chat_parts, find_image
-from reopold.environments import check_task
+from reopold.data.tokenizers import render
+from reopold.environments import Budget, check_task, opening
 
 Message = dict[str, str]
 
@@ -42,23 +43,29 @@ class PromptMix:
     """The prompts of a run: one or several sets, each with its share of every step."""
 
     sets: list[list[Prompt]]
-    weights: list[float]
+    shares: tuple[int, ...]
+    """Of the sets (:attr:`reopold.config.DataConfig.shares`)."""
     seed: int
 
     def draw(self, size: int, number: int) -> list[Prompt]:
-        """The prompts of a draw (from 0), a function of (seed, number): nothing has to be kept."""
+        """The prompts of a draw (from 0), a function of (seed, number): nothing has to be kept.
+
+        The sets take turns, so that every stretch of prompts, an update's as well as a step's, has
+        its share of each; and each set is drawn from in an order of its own.
+        """
         if len(self.sets) == 1:
             chosen = batch_indices(len(self.sets[0]), size, number, self.seed)
             return [self.sets[0][i] for i in chosen]
-        turns = _turns(tuple(self.weights), (number + 1) * size)
-        first, now = turns[: number * size], turns[number * size :]
-        drawn: list[Prompt] = []
+        turns = _round(self.shares)
+        rounds, begun = divmod(number * size, len(turns))
+        now = [turns[(begun + i) % len(turns)] for i in range(size)]
+        drawn = []
         for place, prompts in enumerate(self.sets):
-            start, count = first.count(place), now.count(place)
+            start = rounds * self.shares[place] + turns[:begun].count(place)
             seed = [self.seed, place]
-            drawn += [prompts[i] for i in ordered(len(prompts), start, count, seed)]
-        order = np.random.default_rng([self.seed, number, len(self.sets)]).permutation(size)
-        return [drawn[i] for i in order]  # so that every update of a step has some of each
+            chosen = ordered(len(prompts), start, now.count(place), seed)
+            drawn.append(iter([prompts[i] for i in chosen]))
+        return [next(drawn[place]) for place in now]
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -76,7 +83,20 @@ def load_mix(
     """
     sets = [load_prompts(data.train, completions=completions, family=family)]
     sets += [load_prompts(s.train, completions=completions, family=s.family) for s in data.mix]
-    return PromptMix(sets, [data.weight, *(other.weight for other in data.mix)], seed)
+    return PromptMix(sets, data.shares, seed)
+
+
+def render_prompt(tokenizer: Any, prompt: Prompt, budget: Budget) -> list[int]:
+    """Token ids of a prompt, with what its environment shows before the model's first word.
+
+    Raises:
+        ConfigError: the tokenizer does not know a part of it.
+    """
+    images = len(prompt.images)
+    if not prompt.environment:
+        return render(tokenizer, prompt.messages, images=images)
+    begun, schemas = opening(prompt.environment, prompt.task, budget)
+    return render(tokenizer, [*prompt.messages, *begun], images=images, tools=schemas)
 
 
 def load_prompts(path: str, *, completions: bool = False, family: Family = "maths") -> list[Prompt]:
@@ -190,15 +210,20 @@ def ordered(total: int, start: int, count: int, seed: list[int]) -> list[int]:
     return indices
 
 
-@lru_cache(maxsize=2)
-def _turns(weights: tuple[float, ...], count: int) -> list[int]:
-    """Whose turn it is at each of the first `count` positions: the set that is furthest behind its
-    share, so that the share is exact to within one at any moment."""
-    shares = np.array(weights) / sum(weights)
-    taken = np.zeros(len(weights))
+@lru_cache(maxsize=8)
+def _round(shares: tuple[int, ...]) -> list[int]:
+    """Whose turn it is at each position, until all have had their shares and it begins again.
+
+    Of the sets that have had less than their share so far, the one whose next turn is due first:
+    then no set is ever a whole turn ahead or behind (the quota method; Still, SIAM J. Appl. Math.
+    37, 1979).
+    """
+    total = sum(shares)
+    taken = [0] * len(shares)
     turns = []
-    for position in range(1, count + 1):
-        place = int(np.argmax(shares * position - taken))
+    for position in range(1, total + 1):
+        waiting = [i for i, share in enumerate(shares) if taken[i] * total < share * position]
+        place = min(waiting, key=lambda i: (taken[i] + 1) / shares[i])
         taken[place] += 1
         turns.append(place)
     return turns

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from reopold.config import ConfigError
@@ -23,9 +25,35 @@ def load_tokenizer(path: str) -> Any:
         raise ConfigError(f"no tokenizer at {path}: {str(error).splitlines()[0]}") from error
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of {path} has no EOS token: no rollout could ever stop")
+    if template := _processor_template(path):
+        tokenizer.chat_template = template
     if not tokenizer.chat_template:
         raise ConfigError(f"the tokenizer of {path} has no chat template")
     return tokenizer
+
+
+def _processor_template(path: str) -> str | None:
+    """The chat template that older vision-language checkpoints keep beside the tokenizer's files.
+
+    It may be the only one, or the one of both that shows images. A `chat_template.jinja` is newer,
+    and the tokenizer has read it.
+
+    Raises:
+        ConfigError: its file is damaged.
+    """
+    from transformers.utils.hub import cached_file
+
+    quiet = {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    file = cached_file(path, "chat_template.json", **quiet)
+    if file is None or cached_file(path, "chat_template.jinja", **quiet) is not None:
+        return None
+    try:
+        return str(json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"the chat template in {file} is damaged: {error}") from error
 
 
 def check_same_tokenizer(student: str, teacher: str) -> None:

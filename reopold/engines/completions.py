@@ -1,7 +1,7 @@
 """Sampling over HTTP from vLLM: token ids in, token ids and their log-probs out.
 
 Text goes to `/v1/completions`, which every vLLM has. Images need `/inference/v1/generate` (0.32 or
-later): it takes ids and images together, and gives the images their room itself.
+later, started with `--enable-scale-out`): it takes ids and images together, and gives the images their room itself.
 """
 
 from __future__ import annotations
@@ -244,10 +244,10 @@ def check_sees(endpoints: Endpoints) -> None:
         try:
             endpoints.post_to(url, GENERATE, {})
         except httpx.HTTPStatusError as error:
-            if error.response.status_code in (404, 405):
+            if error.response.status_code in (403, 404, 405):
                 raise ConfigError(
-                    f"{url} takes no images beside token ids ({GENERATE}): use vLLM 0.32 or later "
-                    "there, or kind 'hf' or 'vllm' here"
+                    f"{url} takes no images beside token ids ({GENERATE}): start vLLM, 0.32 or "
+                    "later, with --enable-scale-out, or use kind 'hf' or 'vllm'"
                 ) from error
         except (httpx.HTTPError, ValueError):
             pass  # whether it lives is found out by the requests, which are tried again

@@ -36,6 +36,8 @@ from reopold.vision import check_placeholders, image_token
 #: For teachers: rows whose scores over the whole vocabulary exist at once. prompt_logprobs took
 #: 7.5 GiB at 8,192 tokens of 152k ids (vllm PR 52054).
 SCORED_TOKENS = 2048
+#: Characters of vLLM's own words.
+REASON = 500
 WORKER = "reopold.engines.worker.reopold_worker.ReopoldWorker"
 
 
@@ -333,10 +335,11 @@ def _start(options: dict[str, Any]) -> Any:
         ) from error
     try:
         return LLM(**options)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"vLLM does not start with the checkpoint {options['model']}: {error}. Where it does "
-            "not know the model, set kind to 'hf'"
+            f"vLLM does not start with the checkpoint {options['model']}: {reason[:REASON]}. Where "
+            "it does not know the model, set kind to 'hf'"
         ) from error
 
 

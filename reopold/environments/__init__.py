@@ -51,7 +51,7 @@ def _python(form: Form) -> Callable[[Mapping[str, Any], Budget], Environment]:
 def _calculator(task: Mapping[str, Any], budget: Budget) -> Environment:
     from reopold.environments.functions import CALCULATOR, FunctionEnvironment
 
-    return FunctionEnvironment([CALCULATOR], calls=budget.calls, seconds=budget.seconds)
+    return FunctionEnvironment([CALCULATOR], calls=budget.calls)
 
 
 def _tau2(task: Mapping[str, Any], budget: Budget) -> Environment:

@@ -26,7 +26,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     """Raises ValueError: the schema has a keyword, type or form that is not checked here."""
     if unknown := sorted(schema.keys() - _CHECKED - _SILENT):
         raise ValueError(f"the schema asks for {', '.join(unknown)}, which is not checked")
-    if schema.get("type", "object") not in _TYPES:
+    if schema.get("type", "object") not in list(_TYPES):
         raise ValueError(f"the schema's type must be one of {', '.join(_TYPES)}")
     if not isinstance(schema.get("additionalProperties", True), bool):
         raise ValueError("the schema's additionalProperties must be true or false")

@@ -13,12 +13,14 @@ import os
 import shutil
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reopold.config import MicroConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from reopold.micro.vision_models import Role
 
 
 def build_suite(out: Path, config: MicroConfig) -> bool:
@@ -41,17 +43,11 @@ def is_built(out: Path, config: MicroConfig) -> bool:
     return marker.exists() and marker.read_text(encoding="utf-8") == config.canonical_json()
 
 
-def _write_problems(out: Path, config: MicroConfig) -> None:
-    for family in config.families:
-        suite = import_module(f"reopold.micro.{family}")
-        suite.write(out / f"micro_{family}", config)
-
-
 def suite_tokenizer(config: MicroConfig) -> PreTrainedTokenizerFast:
     """What the texts of the config's families need, and no more."""
     from reopold.micro.tokenizer import build_tokenizer
 
-    suites = [import_module(f"reopold.micro.{family}") for family in config.families]
+    suites = [_suite(family) for family in config.families]
     return build_tokenizer(
         characters="".join(suite.CHARACTERS for suite in suites),
         fragments=[text for suite in suites for text in suite.FRAGMENTS],
@@ -59,33 +55,34 @@ def suite_tokenizer(config: MicroConfig) -> PreTrainedTokenizerFast:
     )
 
 
-def _write_models(out: Path, config: MicroConfig) -> None:
-    from reopold.micro import models, vision_models
+def _suite(family: str) -> Any:
+    """The module of a family: `write(folder, config)`, and what its texts need beside those of the
+    maths suite: `CHARACTERS`, `FRAGMENTS` that are one token each, `SPECIAL` tokens."""
+    return import_module(f"reopold.micro.{family}")
 
+
+def _write_problems(out: Path, config: MicroConfig) -> None:
+    for family, name in zip(config.families, config.benchmarks, strict=True):
+        _suite(family).write(out / name, config)
+
+
+def _write_models(out: Path, config: MicroConfig) -> None:
     tokenizer = suite_tokenizer(config)
-    seed = config.problems_seed
-    if "visual" in config.families:
-        teacher = vision_models.build_model(
-            tokenizer,
-            role="teacher",
-            width=config.teacher_width,
-            layers=config.teacher_layers,
-            seed=seed + 1,
-        )
-        student = vision_models.build_model(
-            tokenizer,
-            role="student",
-            width=config.student_width,
-            layers=config.student_layers,
-            seed=seed + 2,
-        )
-        vision_models.save_model(teacher, tokenizer, out / "teacher-init")
-        vision_models.save_model(student, tokenizer, out / "student-init")
-        return
-    shapes = {
-        "teacher": (config.teacher_width, config.teacher_layers, 1),
-        "student": (config.student_width, config.student_layers, 2),
+    roles: dict[Role, tuple[int, int, int]] = {
+        "teacher": (config.teacher_width, config.teacher_layers, config.problems_seed + 1),
+        "student": (config.student_width, config.student_layers, config.problems_seed + 2),
     }
-    for role, (width, layers, offset) in shapes.items():
-        model = models.build_model(tokenizer, width=width, layers=layers, seed=seed + offset)
-        models.save_model(model, tokenizer, out / f"{role}-init")
+    for role, (width, layers, seed) in roles.items():
+        folder = out / f"{role}-init"
+        if "visual" in config.families:
+            from reopold.micro import vision_models
+
+            seeing = vision_models.build_model(
+                tokenizer, role=role, width=width, layers=layers, seed=seed
+            )
+            vision_models.save_model(seeing, tokenizer, folder)
+        else:
+            from reopold.micro import models
+
+            model = models.build_model(tokenizer, width=width, layers=layers, seed=seed)
+            models.save_model(model, tokenizer, folder)

@@ -172,7 +172,10 @@ def trl_iw_opd(suite: Path, folder: Path, micro_batch: int) -> Turn:
             reverse_kl_top_1_mode="sampled",
         ),
         train_dataset=Dataset.from_list(
-            [{"messages": prompt.messages} for prompt in load_prompts(str(suite / "micro_maths" / "train.jsonl"))]
+            [
+                {"messages": prompt.messages}
+                for prompt in load_prompts(str(suite / "micro_maths" / "train.jsonl"))
+            ]
         ),
         processing_class=load_tokenizer(student),
     )

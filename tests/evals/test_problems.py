@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from evals.benchmarks import find
 from evals.benchmarks.base import Benchmark, Source, pick, text_id, user
@@ -296,11 +297,10 @@ def test_images_are_found_near_the_file_and_missed_only_for_sampling(tmp_path: P
     rows = [row | {"image": f"{row['id']}.png"} for row in ROWS]
     file = _write(tmp_path / "quiz/items.json", rows)
     (tmp_path / "quiz/images").mkdir()
-    (tmp_path / "quiz/q0.png").touch()
-    (tmp_path / "quiz/images/q1.png").touch()
-    (tmp_path / "q2.png").touch()
-    problems = load_problems(QUIZ, file)
     places = ["quiz/q0.png", "quiz/images/q1.png", "q2.png"]
+    for place in places:
+        Image.new("RGB", (2, 2)).save(tmp_path / place)
+    problems = load_problems(QUIZ, file)
     assert [p.images for p in problems.problems] == [[str(tmp_path / place)] for place in places]
     problems.check_samplable()
     (tmp_path / "q2.png").unlink()

@@ -102,7 +102,9 @@ def test_an_evaluation_stops_between_two_tokens_and_keeps_its_results(
     zygote: Zygote, small: MakeRecipe, straight: Straight, suite: Path, tmp_path: Path
 ) -> None:
     """The second checkpoint is given up; the first one's results stay, and are not made again."""
-    config = small(evaluation={"data": str(suite / "micro_maths" / "test.jsonl"), "max_new_tokens": 12})
+    config = small(
+        evaluation={"data": str(suite / "micro_maths" / "test.jsonl"), "max_new_tokens": 12}
+    )
     run = straight(config)
     fault = {**stop_at("sampling"), "call": 2}
     log = tmp_path / "log"

@@ -19,8 +19,8 @@ RECIPE = """
 name: opd-s7
 method: opd
 model: {{student: {suite}/student-init, teacher: {suite}/teacher-init}}
-data: {{train: {suite}/train.jsonl}}
-evaluation: {{data: {suite}/test.jsonl}}
+data: {{train: {suite}/micro_maths/train.jsonl}}
+evaluation: {{data: {suite}/micro_maths/test.jsonl}}
 """
 
 
@@ -193,7 +193,14 @@ def test_distil_and_evaluate_for_real(tmp_path: Path, suite: Path) -> None:
     assert json.loads((run / "tracking.json").read_text())
     assert list(home.iterdir()) == [], "something was written to the user's home"
 
-    arguments = ["--data", str(suite / "micro_maths" / "test.jsonl"), "--samples", "2", "--max-new-tokens", "8"]
+    arguments = [
+        "--data",
+        str(suite / "micro_maths" / "test.jsonl"),
+        "--samples",
+        "2",
+        "--max-new-tokens",
+        "8",
+    ]
     done = reopold("evaluate", result["checkpoint"], *arguments, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)["results"]

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted_dialogues import (
+
+from reopold.dialogues import THREADS, Dialogue, DialogueRequest, run_dialogues
+from reopold.engines.base import EngineFailure
+from reopold.environments.base import Observation
+from reopold.rollouts import Rollout, SamplingParams
+from reopold.sandbox import SandboxFailure
+from reopold.stopping import StopRequested
+from tests.conftest import REPO
+from tests.reopold.scripted_dialogues import (
     EOS,
     PROMPT,
     TOKENIZER,
@@ -24,14 +32,6 @@ from scripted_dialogues import (
     says,
     turn,
 )
-
-from reopold.dialogues import THREADS, Dialogue, DialogueRequest, run_dialogues
-from reopold.engines.base import EngineFailure
-from reopold.environments.base import Observation
-from reopold.rollouts import Rollout, SamplingParams
-from reopold.sandbox import SandboxFailure
-from reopold.stopping import StopRequested
-from tests.conftest import REPO
 
 
 class TestBudgets:

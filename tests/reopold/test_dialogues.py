@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted_dialogues import (
+
+from reopold.config import ConfigError
+from reopold.dialogue_styles import STYLES, Fenced, ToolCalls, given_dialogue
+from reopold.dialogues import Dialogue, DialogueRequest, run_dialogues, turn_seed
+from reopold.engines.base import SEED_LIMIT
+from reopold.rollouts import Rollout, SamplingParams
+from tests.reopold.scripted_dialogues import (
     EOS,
     LONG,
     OUTPUT,
@@ -25,12 +31,6 @@ from scripted_dialogues import (
     spelt,
     turn,
 )
-
-from reopold.config import ConfigError
-from reopold.dialogue_styles import STYLES, Fenced, ToolCalls, given_dialogue
-from reopold.dialogues import Dialogue, DialogueRequest, run_dialogues, turn_seed
-from reopold.engines.base import SEED_LIMIT
-from reopold.rollouts import Rollout, SamplingParams
 
 
 class TestToolCalls:

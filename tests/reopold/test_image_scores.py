@@ -17,6 +17,7 @@ import torch
 from reopold.config import ConfigError
 from reopold.data.images import Image, find_image, load_image
 from reopold.data.tokenizers import render
+from reopold.engines.draws import choose
 from reopold.engines.hf import HFEngine
 from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import micro_batches, output_head, token_hidden
@@ -244,6 +245,44 @@ def test_a_sampled_image_token_asks_for_no_image(engine: HFEngine, pictures: lis
     odd = dataclasses.replace(first, response_ids=ids, logprobs=[0.0] * len(ids))
     scores = engine.score([odd]).logprobs_N.double()
     torch.testing.assert_close(scores, alone(engine, odd), atol=2e-5, rtol=1e-5)
+
+
+def test_one_text_with_two_images_is_two_prompts(
+    engine: HFEngine, pictures: list[Image], tmp_path: Path
+) -> None:
+    other = find_image(str(noise_image(tmp_path / "other.png", 32, 32, seed=9)))
+    asked = [("<image>what?", (pictures[0],)), ("<image>what?", (other,))]
+    rollouts = engine.generate(
+        prompts(engine, asked),
+        SamplingParams(LENGTH),
+        seeds=[5, 5],
+        images=[images for _, images in asked],
+    )
+    assert [rollout.images for rollout in rollouts] == [images for _, images in asked]
+    scores = engine.score(rollouts).logprobs_N
+    torch.testing.assert_close(
+        scores, torch.tensor([x for r in rollouts for x in r.logprobs]), atol=2e-5, rtol=1e-5
+    )
+
+
+def test_an_image_token_that_was_drawn_is_fed_back_as_it_is_scored(
+    engine: HFEngine, pictures: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine.vision is not None
+    token, steps = engine.vision.image_token_id, iter(range(LENGTH))
+
+    def drawn(logits_BV: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        ids_B, logprobs_B = choose(logits_BV, *args, **kwargs)
+        if next(steps) != 2:
+            return ids_B, logprobs_B
+        return torch.full_like(ids_B, token), logits_BV.log_softmax(-1)[:, token]
+
+    monkeypatch.setattr("reopold.engines.hf.choose", drawn)
+    prompt = prompts(engine, chats(pictures)[1:2])
+    (rollout,) = engine.generate(prompt, SamplingParams(LENGTH), seeds=[7], images=[(pictures[0],)])
+    assert rollout.response_ids[2] == token and len(rollout.response_ids) > 4
+    scores = engine.score([rollout]).logprobs_N
+    torch.testing.assert_close(scores, torch.tensor(rollout.logprobs), atol=2e-5, rtol=1e-5)
 
 
 def test_nothing_is_left_in_the_model_by_an_earlier_call(

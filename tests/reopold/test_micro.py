@@ -78,10 +78,12 @@ def test_the_suite_is_the_same_bytes_for_the_same_config(tmp_path: Path) -> None
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
     assert not build_suite(tmp_path / "a", config)
     test = [
-        json.loads(line)["id"] for line in (tmp_path / "a" / "micro_maths" / "test.jsonl").read_text().splitlines()
+        json.loads(line)["id"]
+        for line in (tmp_path / "a" / "micro_maths" / "test.jsonl").read_text().splitlines()
     ]
     train = [
-        json.loads(line)["id"] for line in (tmp_path / "a" / "micro_maths" / "train.jsonl").read_text().splitlines()
+        json.loads(line)["id"]
+        for line in (tmp_path / "a" / "micro_maths" / "train.jsonl").read_text().splitlines()
     ]
     assert not set(test) & set(train)
 

@@ -97,9 +97,12 @@ def test_only_digits_in_slanted_shapes_are_misread_and_only_in_pictures() -> Non
             kind = problem.version if shape in "td" else "upright"
             seen[kind] += 1
             misread[kind] += int(digit) != dict(problem.cells)[shape]
-        for step in steps:  # every step is right, of what was read
-            assert eval(step[:3]) % 10 == int(step[4])
-        assert last == f"#{steps[-1][4]}"
+        left, *rest = re.findall(r"\d", reading)
+        for step, operator, right in zip(steps, problem.operators, rest, strict=True):
+            assert step[:4] == f"{left}{operator}{right}="  # of what was read
+            left = step[4]
+            assert eval(step[:3]) % 10 == int(left)
+        assert last == f"#{left}"
     assert misread["upright"] == misread["text_dominant"] == 0 < seen["text_dominant"]
     assert misread["vision_only"] / seen["vision_only"] == pytest.approx(0.8, abs=0.03)
     wrong = [read(CELLS, rng, 0.8) for _ in range(2000)]
@@ -108,22 +111,25 @@ def test_only_digits_in_slanted_shapes_are_misread_and_only_in_pictures() -> Non
 
 
 def test_a_picture_as_drawn_by_hand() -> None:
-    picture = draw_grid([("c", 0), ("p", 5), ("h", 9), ("s", 7)])
+    picture = draw_grid([("c", 0), ("s", 7), ("h", 9), ("p", 5)])
     assert picture.size == (64, 64) and picture.mode == "L"
     dots = [[char == "#" for char in row] for row in SQUARE_WITH_SEVEN.split()]
     wanted = np.where(np.kron(dots, np.ones((2, 2))), 0, 255)
-    assert np.array_equal(np.asarray(picture)[CELL:, CELL:], wanted)
+    assert np.array_equal(np.asarray(picture)[:CELL, CELL:], wanted)
 
 
 def test_no_two_cells_look_alike_and_none_reaches_into_another() -> None:
     seen = {}
+    circle = np.asarray(draw_grid([("c", 0)])) == 0
     for shape, digit in itertools.product(SHAPES, range(10)):
-        ink = np.asarray(draw_grid([("c", 0), ("c", 0), ("c", 0), (shape, digit)])) == 0
-        seen[shape, digit] = ink[CELL:, CELL:]
-        alone = ink.copy()
-        alone[CELL:, CELL:] = False
-        assert np.array_equal(alone[:CELL, :CELL], alone[CELL:, :CELL])
-        assert np.array_equal(alone[:CELL, :CELL], alone[:CELL, CELL:])
+        first = np.asarray(draw_grid([(shape, digit)])) == 0
+        assert not first[CELL:].any() and not first[:, CELL:].any()
+        last = np.asarray(draw_grid([("c", 0)] * 3 + [(shape, digit)])) == 0
+        assert np.array_equal(last[CELL:, CELL:], first[:CELL, :CELL])
+        for rows, columns in ((0, 0), (0, CELL), (CELL, 0)):
+            there = last[rows : rows + CELL, columns : columns + CELL]
+            assert np.array_equal(there, circle[:CELL, :CELL])
+        seen[shape, digit] = first
     for one, other in itertools.combinations(seen, 2):
         assert (seen[one] != seen[other]).sum() >= 12, (one, other)
 

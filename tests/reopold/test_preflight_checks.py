@@ -116,7 +116,9 @@ def test_sampling_and_batch_arithmetic(recipe: Recipe) -> None:
 
 
 def test_data_its_answers_length_and_sources(recipe: Recipe, suite: Path, tmp_path: Path) -> None:
-    lines = [json.loads(x) for x in (suite / "micro_maths" / "train.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(x) for x in (suite / "micro_maths" / "train.jsonl").read_text().splitlines()
+    ]
     lines[0]["answer"] = ""
     lines[2]["id"] = lines[1]["id"]
     lines[3]["source"] = "sums"

@@ -101,7 +101,7 @@ def test_a_home_relative_path_is_found(
     recipe: Recipe, tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(suite))
-    config = recipe("grpo", data=DataConfig(train="~/train.jsonl"))
+    config = recipe("grpo", data=DataConfig(train="~/micro_maths/train.jsonl"))
     check_run(config, tmp_path / "run")
     claim_run(config, tmp_path / "run")
     assert Path(RunDir(tmp_path / "run").config().data.train).exists()

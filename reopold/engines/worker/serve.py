@@ -16,7 +16,9 @@ def sees(model: str) -> bool:
 
 if __name__ == "__main__":  # vLLM's own children import this file too
     reopold_worker.die_with_owner()
-    # vLLM's own models of vision import torchvision; those of transformers do without.
-    if find_spec("torchvision") is None and sees(sys.argv[sys.argv.index("--model") + 1]):
-        sys.argv += ["--model-impl", "transformers"]
+    if sees(sys.argv[sys.argv.index("--model") + 1]):
+        sys.argv += ["--enable-scale-out"]  # where images go in beside token ids
+        if find_spec("torchvision") is None:
+            # vLLM's own models of vision import it; those of transformers do without.
+            sys.argv += ["--model-impl", "transformers"]
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__", alter_sys=True)

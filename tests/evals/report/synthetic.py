@@ -33,6 +33,7 @@ from reopold.config import (
     EvaluationConfig,
     Family,
     Method,
+    MicroConfig,
     ModelConfig,
     RunConfig,
     SamplingConfig,
@@ -72,6 +73,9 @@ class Synthetic:
             name="synthetic",
             methods=list(self.methods),
             seeds=list(self.seeds),
+            micro=MicroConfig.model_validate(
+                {"families": [FAMILIES[name] for name in self.benchmarks]}
+            ),
             sampling=SamplingConfig(prompts_per_step=8, rollouts_per_prompt=4),
             train=TrainConfig(steps=self.steps, checkpoint_every=self.every),
             evaluation=EvaluationConfig(

@@ -196,7 +196,7 @@ def test_the_page_says_how_far_votes_go(mixed: Path, html: str) -> None:
     found = scaling(load_study(mixed), "micro_visual")
     assert found is not None
     taught = found.speed_ups["reopold"]
-    assert f"It equals the teacher at k = {taught.k:.1f} (" in html
+    assert f"It reaches the teacher&#39;s score at k = {taught.k:.1f} (" in html
     assert f"the student before: {100 * found.speed_ups['student'].start:.1f}" in html
     assert f"does not reach the teacher&#39;s score by k = {K}" in html
     assert f"not reached by {K}" in html

@@ -22,6 +22,7 @@ from evals.report.statistics import (
     seed_weights,
     smoothing_window,
     trailing_mean,
+    unanimous_interval,
     verdict,
 )
 from evals.stats import Interval, paired_bootstrap
@@ -204,3 +205,25 @@ def test_a_verdict_needs_an_interval_without_zero(value: float, down: float, up:
     low, high = value - down, value + up
     expected = "undecided" if low <= 0 <= high else "above" if low > 0 else "below"
     assert verdict(Interval(value, low, high)) == expected
+
+
+def test_questions_of_one_cluster_are_drawn_together() -> None:
+    rng = np.random.default_rng(3)
+    base = rng.random((2, 40))
+    twice = np.repeat(base, 2, axis=1)
+    names = [f"picture {i // 2}" for i in range(80)]
+    # Versions that agree are worth one question each; alone they would pass for eighty.
+    assert np.allclose(resampled_means(twice, clusters=names), resampled_means(base))
+    alone = resampled_means(twice).std(axis=0)
+    assert (resampled_means(twice, clusters=names).std(axis=0) > 1.2 * alone).all()
+    single = [str(i) for i in range(80)]
+    assert (resampled_means(twice, clusters=single) == resampled_means(twice)).all()
+    # Clusters of unequal size: a ratio of sums, so that the mean is the questions'.
+    uneven = resampled_means(base[:1], 20_000, clusters=["a"] * 10 + [str(i) for i in range(30)])
+    assert uneven.mean() == pytest.approx(base[0].mean(), abs=0.02)
+
+
+def test_unanimous_clusters_leave_a_width() -> None:
+    wide = unanimous_interval(np.ones((3, 40)), [str(i // 4) for i in range(40)])
+    narrow = unanimous_interval(np.ones((3, 40)), None)
+    assert (wide.value, wide.high) == (1.0, 1.0) and wide.low < narrow.low < 1.0
