@@ -18,6 +18,7 @@ from reopold.config import (
     ModelConfig,
     RunConfig,
     SamplingConfig,
+    StudyConfig,
     TrainConfig,
 )
 from reopold.run_dir import RunDir
@@ -87,6 +88,47 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     build_suite(out, config)
     return out
+
+
+@pytest.fixture(scope="session")
+def three_families() -> StudyConfig:
+    """A study of maths, pictures and dialogues with tiny models, on every family's own problems."""
+    return StudyConfig.model_validate(
+        {
+            "name": "three",
+            "methods": ["reopold"],
+            "seeds": [1],
+            "micro": {
+                "families": ["maths", "visual", "tools"],
+                "weights": [1, 2, 1],
+                "train_problems": 50,
+                "test_problems": 10,
+                "validation_problems": 10,
+                "teacher_width": 32,
+                "student_width": 16,
+                "student_steps": 2,
+                "sft_batch": 8,
+            },
+            "sampling": {"prompts_per_step": 4, "rollouts_per_prompt": 2, "max_new_tokens": 24},
+            "train": {"steps": 2, "micro_batch": 8},
+            "evaluation": {
+                "benchmark": "micro_maths",
+                "also": ["micro_visual", "micro_tools"],
+                "samples": 2,
+                "max_new_tokens": 12,
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def three(tmp_path_factory: pytest.TempPathFactory, three_families: StudyConfig) -> Path:
+    """Its folder, with its suite and untrained models."""
+    from reopold.micro.build import build_suite
+
+    folder = tmp_path_factory.mktemp("three")
+    build_suite(folder / "micro", three_families.micro)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """Sampling over HTTP from vLLM: token ids in, token ids and their log-probs out.
 
 Text goes to `/v1/completions`, which every vLLM has. Images need `/inference/v1/generate` (0.32 or
-later, started with `--enable-scale-out`): it takes ids and images together, and gives the images their room itself.
+later, started with `--enable-scale-out`): it takes ids and images together, and gives the images
+their room itself.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from reopold.rollouts import Rollout, SamplingParams
 from reopold.scoring import Scores
 from reopold.stopping import ShouldStop, never
 from reopold.teachers.server import ServerTeacher
-from reopold.vision import Vision
+from reopold.vision import Vision, check_placeholders
 
 #: Name that servers which we start give their model.
 SERVED_NAME = "policy"
@@ -54,6 +54,7 @@ class ServerEngine:
         should_stop: ShouldStop = never,
     ) -> None:
         self.folder, self.tokenizer, self.vision = folder, tokenizer, vision
+        self.image_token_id = vision.image_token_id if vision else None
         self.vocab_size, self.dtype = len(tokenizer), getattr(torch, dtype)
         self.logprob_temperature = logprob_temperature
         self.servers: list[Server] = []
@@ -99,8 +100,9 @@ class ServerEngine:
     ) -> list[Rollout]:
         """See :class:`reopold.engines.base.Engine`."""
         check_logprobs(params, self.logprob_temperature)
-        image_token_id = self.vision.image_token_id if self.vision else None
-        completions = Completions(self.endpoints, self.scorer.name, self.tokenizer, image_token_id)
+        completions = Completions(
+            self.endpoints, self.scorer.name, self.tokenizer, self.image_token_id
+        )
         return completions.sample(
             prompts,
             params,
@@ -114,6 +116,8 @@ class ServerEngine:
         )
 
     def score(self, rollouts: Sequence[Rollout], *, top_k: int = 0) -> Scores:
+        for rollout in rollouts:
+            check_placeholders(rollout.prompt_ids, rollout.images, self.image_token_id)
         return self.scorer.score_tokens(rollouts, top_k)
 
     def update_weights(self, model: PreTrainedModel, version: int) -> int:

@@ -47,9 +47,13 @@ class StopStrings:
         before = len(decode(self.tokenizer, tail[:-1]).rstrip(BROKEN))
         return any(text.rfind(string) + len(string) > before for string in self._in(text))
 
-    def end(self, ids: Sequence[int]) -> int | None:
-        """Length of the response up to and with the first id that completes one; None if none."""
-        places = (n for n, token in enumerate(ids, 1) if token in self.candidates)
+    def end(self, ids: Sequence[int], after: int = 0) -> int | None:
+        """Length of the response up to and with the first id that completes one; None if none.
+
+        Args:
+            after: ids at the beginning that are known to complete none.
+        """
+        places = (n for n, id_ in enumerate(ids[after:], after + 1) if id_ in self.candidates)
         return next((n for n in places if self.completes(ids[max(0, n - self.window) : n])), None)
 
     def _in(self, text: str) -> list[str]:

@@ -217,8 +217,7 @@ class VLLMEngine:
                 stopped = False
                 if strings is not None:
                     ids = output.outputs[0].token_ids
-                    fresh = range(seen[place] + 1, len(ids) + 1)
-                    stopped = any(strings.completes(ids[:length]) for length in fresh)
+                    stopped = strings.end(ids, seen[place]) is not None
                     seen[place] = len(ids)
                 if output.finished or stopped:
                     del places[output.request_id]
@@ -234,6 +233,8 @@ class VLLMEngine:
         Raises:
             ConfigError: vLLM refuses one, which is too long or has too many images; then none runs.
         """
+        from vllm.exceptions import VLLMClientError
+
         places: dict[str, int] = {}
         try:
             for place, request in enumerate(requests):
@@ -243,7 +244,7 @@ class VLLMEngine:
                 self.llm.llm_engine.add_request(str(self._request), prompt, request.params)
         except BaseException as error:
             self.llm.llm_engine.abort_request(list(places))
-            if not isinstance(error, ValueError):
+            if not isinstance(error, (ValueError, VLLMClientError)):
                 raise
             raise ConfigError(
                 f"vLLM refuses a prompt of {len(request.ids)} ids and {len(request.images)} "

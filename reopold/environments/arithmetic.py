@@ -135,20 +135,13 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
         raise ArithmeticFault(f"an exponent is beyond {EXPONENT}")
     if base == 0 and exponent < 0:
         raise ArithmeticFault("division by zero")
-    size = max(abs(base.numerator), base.denominator)
-    if (size.bit_length() - 1) * abs(exponent) > _LIMIT.bit_length():
-        raise _too_large()
     return _bounded(Fraction(base ** int(exponent)))
 
 
 def _bounded(value: Fraction) -> Fraction:
     if abs(value.numerator) >= _LIMIT or value.denominator >= _LIMIT:
-        raise _too_large()
+        raise ArithmeticFault(f"a value has more than {DIGITS} digits")
     return value
-
-
-def _too_large() -> ArithmeticFault:
-    return ArithmeticFault(f"a value has more than {DIGITS} digits")
 
 
 def _text(value: Fraction) -> str:

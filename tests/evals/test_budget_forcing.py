@@ -23,6 +23,7 @@ from evals.scaling.budget_forcing import (
     truncated,
 )
 from reopold.config import ConfigError
+from reopold.data.images import Image
 from reopold.engines.base import EngineFailure
 from reopold.engines.hf import HFEngine
 from reopold.rollouts import Rollout, SamplingParams
@@ -398,3 +399,15 @@ def test_a_real_model(model_engine: HFEngine, ignores: int) -> None:
         assert "</think>" in forced.text and EOS not in forced.ids[: forced.ids.index(CLOSE)]
     alone = run(model_engine, prompts[7:8], budget, seeds[7:8])
     assert alone == found[7:8]
+
+
+def test_every_part_of_a_response_sees_its_prompt_s_images() -> None:
+    engine = Noise()
+    budget = Budget(30, 9, tuple(encode("</think>")), ignores=2)
+    prompts = [encode("q<think>"), encode("r<think>")]
+    images = [(Image("a.png", "1"), Image("b.png", "2")), ()]
+    force_budget(engine, prompts, budget, TOKENIZER, [7, 8], images=images)
+    shown = [seen for batch in engine.shown for seen in batch]
+    assert len(engine.shown) > 2  # thoughts went on after an ignored end
+    for call, seen in zip(engine.calls, shown, strict=True):
+        assert seen == images[call.prompt[: len(prompts[0])] != tuple(prompts[0])]

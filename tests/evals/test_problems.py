@@ -96,6 +96,41 @@ def test_a_fault_is_named_by_its_line(tmp_path: Path, fault: str, message: str) 
     assert message in str(caught.value) and str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("micro_maths", {"environment": "calculator"}, "environment"),
+        ("micro_maths", {"images": ["a.png"]}, "images"),
+        ("micro_visual", {"version": "v"}, "images: Field required"),
+        ("micro_visual", {"version": "v", "images": []}, "images"),
+        ("micro_visual", {"images": ["a.png"]}, "version: Field required"),
+        ("micro_tools", {}, "environment: Field required"),
+        ("micro_tools", {"environment": "python"}, "environment"),
+    ],
+)
+def test_a_line_is_of_its_own_suite(
+    tmp_path: Path, name: str, more: dict[str, Any], message: str
+) -> None:
+    """Another suite's would be asked without its images or its tool."""
+    file = _write(tmp_path / "test.jsonl", GOOD | more)
+    with pytest.raises(ConfigError, match=message):
+        load_problems(find(name), file)
+
+
+def test_every_suite_reads_its_lines(tmp_path: Path) -> None:
+    visual = {"images": ["a.png"], "version": "v", "id": "a/v"}
+    for name, more in {
+        "micro_maths": {},
+        "micro_visual": visual,
+        "micro_tools": {"environment": "calculator"},
+    }.items():
+        _write(tmp_path / name / "test.jsonl", GOOD | more)
+        (problem,) = load_problems(find(name), tmp_path).problems
+        assert (problem.gold, problem.messages) == ("2", GOOD["prompt"])
+        assert len(problem.images) == len(more.get("images", []))
+    assert problem.cluster == "a"
+
+
 def test_missing_empty_and_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no test problems at"):
         load_problems(MICRO, tmp_path / "absent.jsonl")

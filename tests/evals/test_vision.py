@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from PIL import Image as Pillow
 from evals.benchmarks import find
 from evals.benchmarks.base import Problem
 from evals.benchmarks.problems import load_problems
-from evals.evaluation import Evaluation, evaluate_checkpoint, prepare
+from evals.evaluation import Evaluation, ensure_results, evaluate_checkpoint, prepare
 from evals.harness.engines import Engines
 from evals.harness.journal import Generation, Journal, SampleKey
 from evals.harness.sampler import Keep, Request, Sampler
@@ -258,6 +259,20 @@ def test_an_image_is_read_once_however_many_questions_show_it(
     monkeypatch.setattr("evals.benchmarks.problems.find_image", read.append)
     prepare(settings(lines(tmp_path, *[pictures] * 9)))
     assert sorted(read) == sorted(pictures)
+
+
+def test_results_are_made_anew_where_images_are_processed_otherwise(
+    llava: Path, pictures: list[str], tmp_path: Path
+) -> None:
+    checkpoint, output = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(llava, checkpoint)
+    evaluation = prepare(settings(lines(tmp_path / "suite", pictures), samples=1))
+    assert [ensure_results(checkpoint, evaluation, output)[1] for _ in range(2)] == [True, False]
+    config = checkpoint / "processor_config.json"
+    changed = json.loads(config.read_text())
+    changed["image_processor"]["image_mean"] = [0.9, 0.1, 0.5]
+    config.write_text(json.dumps(changed))
+    assert ensure_results(checkpoint, evaluation, output)[1]
 
 
 # Bad input

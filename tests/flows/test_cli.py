@@ -72,6 +72,36 @@ def test_a_missing_study_file(tmp_path: Path) -> None:
     refused(reopold("quickstart", "--recipe", "none.yaml", cwd=tmp_path), "no recipe at none.yaml")
 
 
+def test_a_family_that_there_is_not(tmp_path: Path) -> None:
+    message = "no family 'music'; choose one of maths, visual, tools, all"
+    refused(reopold("quickstart", "--family", "music", cwd=tmp_path), message)
+
+
+@pytest.mark.parametrize("family", ["all"])
+def test_each_family_has_a_study_folder_of_its_own(family: str, tmp_path: Path) -> None:
+    study = tmp_path / "state" / "studies" / f"quickstart-{family}"
+    study.mkdir(parents=True)
+    (study / "study.json").write_text("{}")
+    done = reopold("quickstart", "--family", family, cwd=tmp_path)
+    refused(done, f"quickstart-{family} belongs to another config")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "family"), [([], "maths"), (["FAMILY=visual"], "visual"), (["FAMILY=all"], "all")]
+)
+def test_make_hands_the_family_on(arguments: list[str], family: str) -> None:
+    mine = {key: value for key, value in os.environ.items() if key not in ("FAMILY", "MAKEFLAGS")}
+    done = subprocess.run(
+        ["make", "-n", "quickstart", *arguments],
+        cwd=REPO,
+        env=mine,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1].split()[-2:] == ["--family", family]
+
+
 def test_a_study_folder_of_another_config(tmp_path: Path) -> None:
     study = tmp_path / "state" / "studies" / "quickstart"
     study.mkdir(parents=True)

@@ -22,6 +22,8 @@ class FakeVLLM:
         self.change: Callable[[dict[str, Any], dict[str, Any]], None] = lambda body, choice: None
         self.instead: Callable[[dict[str, Any]], Answer | None] = lambda body: None
         self.reads = True
+        self.sees = True
+        self.pictures: list[dict[str, Any]] = []
         lock, server = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -32,6 +34,8 @@ class FakeVLLM:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if self.path == "/tokenize":
                     answer = server.tokenize(body)
+                elif self.path == "/inference/v1/generate":
+                    answer = server.generate(body)
                 else:
                     assert self.path == "/v1/completions"
                     with lock:
@@ -85,6 +89,18 @@ class FakeVLLM:
         }
         self.change(body, choice)
         return {"choices": [choice]}
+
+    def generate(self, body: dict[str, Any]) -> Answer:
+        """Ids and images together, and other names for the same things."""
+        if not self.sees:
+            return 403, {"error": {"message": "Scale-out endpoints are disabled."}}
+        if not body:
+            return 400, {"error": {"message": "token_ids: Field required"}}
+        self.pictures.append(body)
+        (choice,) = self.complete(body["sampling_params"])["choices"]
+        logprobs = choice["logprobs"]["token_logprobs"]
+        choice["logprobs"] = {"content": [{"logprob": value} for value in logprobs]}
+        return 200, {"choices": [choice]}
 
     def stop(self) -> None:
         self.http.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import threading
@@ -342,12 +343,13 @@ class TestClock:
     def test_what_it_says_too_late_is_not_heard(self) -> None:
         world = self.Stuck([says(), says()])
         (dialogue,) = lead([[turn("call"), turn("stuck"), turn("a")]], [world], tool_seconds=0.1)
-        before = replace(dialogue.rollout)
+        before = copy.deepcopy(dialogue.rollout)
         self.Stuck.released.set()
         deadline = time.perf_counter() + 5.0
         while not world.closed and time.perf_counter() < deadline:
             time.sleep(0.005)
         assert world.closed == 1
+        time.sleep(0.02)
         assert dialogue.rollout == before and dialogue.rollout.finish_reason == "seconds"
 
     def test_the_seconds_of_a_dialogue_add_up(self) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reopold.config import ConfigError
+from reopold.data.images import Image
 from reopold.dialogue_styles import STYLES, Fenced, ToolCalls, given_dialogue
 from reopold.dialogues import Dialogue, DialogueRequest, run_dialogues, turn_seed
 from reopold.engines.base import SEED_LIMIT
@@ -71,6 +72,23 @@ class TestToolCalls:
         assert first["prompts"] == [PROMPT]
         assert second["prompts"] == [PROMPT + dialogue.rollout.response_ids[: -len(turn("b"))]]
         assert dialogue.rollout.observed[: len(turn("a"))] == [False] * len(turn("a"))
+
+    def test_images_are_shown_at_every_turn_and_stay_with_the_rollout(self) -> None:
+        engine = ScriptedEngine([[turn("a"), turn("b")], [turn("a")]])
+        images = (Image("a.png", "1"), Image("b.png", "2"))
+        seeing, blind = run_dialogues(
+            engine,  # type: ignore[arg-type]
+            TOKENIZER,
+            [DialogueRequest(PROMPT, 100, images), DialogueRequest(PROMPT, 101)],
+            SamplingParams(50),
+            lambda place: World([says()] if place == 0 else []),
+            style="tool_call",
+            max_turns=3,
+            max_tokens=1000,
+            tool_seconds=60.0,
+        )
+        assert [asked["images"] for asked in engine.asked] == [[images, ()], [images]]
+        assert (seeing.rollout.images, blind.rollout.images) == (images, ())
 
     def test_an_end_of_turn_that_the_template_does_not_know_makes_way(self) -> None:
         style = ToolCalls(TOKENIZER)

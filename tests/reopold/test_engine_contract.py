@@ -17,7 +17,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel, Qwen3ForCausalLM
 
-from reopold.config import DataConfig, EngineConfig, ModelConfig, ObjectiveConfig, RunConfig
+from reopold.config import (
+    ConfigError,
+    DataConfig,
+    EngineConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RunConfig,
+)
+from reopold.data.images import Image
 from reopold.data.tokenizers import load_tokenizer
 from reopold.engines.base import Engine, EngineFailure
 from reopold.engines.build import build_engine
@@ -217,6 +225,47 @@ def test_stop_ids_end_a_response_as_eos_does_but_not_its_first_tokens(rig: Rig) 
     assert min(len(r.response_ids) for r in ended) < 4
     assert all(not ends & set(r.response_ids[:4]) for r in held)
     assert gap(rig, held) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("strings", "stop_ids"),
+    [
+        pytest.param(("1=",), (), id="across two tokens"),
+        pytest.param(("7", "3*", "os>"), (), id="one of several"),
+        pytest.param(("|us", "ssis"), (), id="within a token"),
+        pytest.param(tuple("0123456789"), (), id="at the first token"),
+        pytest.param(("never",), (), id="never"),
+        pytest.param(("-",), (14, 16), id="with stop ids"),
+    ],
+)
+def test_a_stop_string_ends_a_response_with_the_token_that_completes_it(
+    rig: Rig, strings: tuple[str, ...], stop_ids: tuple[int, ...]
+) -> None:
+    params = SamplingParams(24, stop_strings=strings, stop_ids=stop_ids)
+    plain = rig.engine.generate(rig.prompts, SAMPLED, seeds=range(6), n=4)
+    stopped = rig.engine.generate(rig.prompts, params, seeds=range(6), n=4)
+    ends = {*stop_ids, rig.tokenizer.eos_token_id}
+    for before, after in zip(plain, stopped, strict=True):
+        ids = before.response_ids
+        length = next(
+            (
+                n
+                for n in range(1, len(ids) + 1)
+                if ids[n - 1] in ends or any(s in rig.tokenizer.decode(ids[:n]) for s in strings)
+            ),
+            None,
+        )
+        assert after.response_ids == ids[:length]
+        assert after.finish_reason == ("length" if length is None else "stop")
+    assert gap(rig, stopped) < TOLERANCE
+    again = rig.engine.generate(rig.prompts, params, seeds=range(6), n=4)
+    assert [r.response_ids for r in again] == [r.response_ids for r in stopped]
+
+
+def test_a_text_model_takes_no_images(rig: Rig) -> None:
+    picture = Image("none.png", "0")
+    with pytest.raises(ConfigError, match="images, which this model does not take"):
+        rig.engine.generate(rig.prompts[:1], SAMPLED, seeds=[1], images=[[picture]])
 
 
 def test_a_limit_of_a_request_is_its_own(rig: Rig) -> None:

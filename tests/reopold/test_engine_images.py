@@ -6,7 +6,9 @@ each engine's own affair: prompts hold one placeholder id an image.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +16,25 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image as Pillow
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from reopold.config import ConfigError, DataConfig, EngineConfig, ModelConfig, RunConfig
-from reopold.data.images import Image, find_image
+from reopold.data.images import Image, find_image, load_image
 from reopold.data.tokenizers import load_tokenizer
 from reopold.engines.base import Engine, EngineFailure
 from reopold.engines.build import build_engine
 from reopold.engines.export import export
 from reopold.engines.handover import hand_over
 from reopold.engines.hf import HFEngine, load_model
+from reopold.engines.served import ServedEngine
 from reopold.logprobs import Head
 from reopold.rollouts import Needs, Rollout, SamplingParams
 from reopold.scoring import Scores, output_head, score
 from reopold.teachers.local import LocalTeacher
 from reopold.vision import Vision
+from tests.reopold.fake_vllm import FakeVLLM
 from tests.reopold.tiny_vision import noise_image, tiny_llava
 
 SAMPLED = SamplingParams(24)
@@ -249,6 +254,35 @@ def test_a_vllm_teacher_of_another_resolution_scores_as_a_local_one(
         served.close()
     assert {len(r.images) for r in rollouts} == {0, 1, 2}
     assert (ours.logprobs_N - theirs.logprobs_N).abs().max() < TOLERANCE
+
+
+def test_images_go_to_a_server_with_the_ids(checkpoint: Path, tmp_path: Path) -> None:
+    """Sent as the trainer reads them, and known to the server by what is in them."""
+    Pillow.new("RGBA", (9, 6), (250, 5, 90, 30)).save(tmp_path / "transparent.png")
+    picture = find_image(str(tmp_path / "transparent.png"))
+    server = FakeVLLM(load_tokenizer(str(checkpoint)))
+    prompts, images, params = [[5, 9], [9, 10]], [[picture], []], SamplingParams(12)
+    try:
+        engine = ServedEngine(server.url, server.tokenizer)
+        rollouts = engine.generate(prompts, params, seeds=[10, 20], n=2, images=images)
+        assert [list(r.images) for r in rollouts] == [[picture], [picture], [], []]
+        assert [r.prompt_ids for r in rollouts] == [[5, 9], [5, 9], [9, 10], [9, 10]]
+        assert rollouts[0].logprobs == [-0.5 - t for t in range(len(rollouts[0].response_ids))]
+        bodies = sorted(server.pictures, key=lambda body: int(body["sampling_params"]["seed"]))
+        assert [body["token_ids"] for body in bodies] == [r.prompt_ids for r in rollouts]
+        assert [body["sampling_params"]["seed"] for body in bodies] == [10, 11, 20, 21]
+        assert bodies[2]["content_parts"] == []
+        (part,) = bodies[0]["content_parts"]
+        assert part["type"] == "image_url" and part["uuid"] == f"0-{picture.digest}"
+        sent = Pillow.open(io.BytesIO(base64.b64decode(part["url"].split(",")[1])))
+        assert sent.mode == "RGB" and sent.tobytes() == load_image(picture.path).tobytes()
+        assert server.asked == []  # nothing of it to /v1/completions
+        server.sees = False
+        with pytest.raises(ConfigError, match=r"no images beside token ids.*--enable-scale-out"):
+            engine.generate(prompts, params, seeds=[10, 20], images=images)
+        engine.generate([[9]], params, seeds=[1])  # text does without
+    finally:
+        server.stop()
 
 
 def test_an_export_has_what_serving_needs(checkpoint: Path, tmp_path: Path) -> None:

@@ -71,7 +71,10 @@ def test_every_call_is_carried_out_in_order(
     assert (environment.calls, environment.failed) == (calls, failed)
 
 
-@pytest.mark.parametrize("inner", ["", "6*7", "{", "[" * 100_000, '{"name": NaN}', "1" * 5000])
+NAN = '{"name": "calculator", "arguments": {"expression": NaN}}'
+
+
+@pytest.mark.parametrize("inner", ["", "6*7", "{", "[" * 100_000, NAN, "1" * 5000])
 def test_a_call_that_is_no_json_is_the_models_mistake(inner: str) -> None:
     observation = calculator().act(f"<tool_call>{inner}</tool_call>")
     assert observation.text.startswith("Error: the call is no")

@@ -88,7 +88,7 @@ def test_splits_are_disjoint_whatever_the_seed_and_drawn_the_same_again() -> Non
     splits = get_args(Split)
     drawn = {(split, seed): draw(split, 200, seed) for split in splits for seed in (1, 2)}
     for (split, _), problems in drawn.items():
-        assert len(set(problems)) == 200
+        assert len(set(problems)) == 200 and {p.split for p in problems} == {split}
         for (other, _), others in drawn.items():
             assert split == other or not set(problems) & set(others)
     assert draw("test", 200, 1) == drawn["test", 1] != drawn["test", 2]

@@ -126,6 +126,34 @@ def test_why_a_response_ended(serve: Serve) -> None:
         assert rollout.logprobs == [-0.5 - t for t in range(len(rollout.response_ids))]
 
 
+def test_a_stop_string_is_said_and_found_in_what_comes_back(serve: Serve) -> None:
+    """The server here knows nothing of stop strings: its answers are longer."""
+    server = serve()
+    engine = connect(server)
+    plain = engine.generate([[4]] * 20, SamplingParams(12), seeds=range(20))
+    params = SamplingParams(12, stop_strings=("1", "7="))
+    stopped = engine.generate([[4]] * 20, params, seeds=range(20))
+    assert {r.finish_reason for r in stopped} == {"stop", "length"}
+    for before, after in zip(plain, stopped, strict=True):
+        text = server.tokenizer.decode(before.response_ids)
+        if "1" in text or "7=" in text:
+            assert after.finish_reason == "stop"
+            assert server.tokenizer.decode(after.response_ids).endswith(("1", "7="))
+        assert after.response_ids == before.response_ids[: len(after.response_ids)]
+        assert after.logprobs == before.logprobs[: len(after.response_ids)]
+    body = server.asked[-1]
+    assert body["stop"] == ["1", "7="] and body["include_stop_str_in_output"] is True
+    assert body["skip_special_tokens"] is False  # they are part of the text
+
+    def early(body: dict[str, Any], choice: dict[str, Any]) -> None:
+        choice.update(token_ids=[5, 6], logprobs={"token_logprobs": [-1.0, -1.0]})
+        choice.update(finish_reason="stop", stop_reason="7=")
+
+    server.change = early
+    with pytest.raises(EngineFailure, match=r"at '7=', which its last id, 6, does not end"):
+        engine.generate([[4]], SamplingParams(12, stop_strings=("7=",)), seeds=[1])
+
+
 def test_no_server_there(tokenizer: Any) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -15,12 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
-from reopold.config import TeacherConfig
+from reopold.config import ConfigError, TeacherConfig
+from reopold.data.images import Image
 from reopold.engines import endpoint
 from reopold.engines.endpoint import Endpoints, Unanswered, served_name
 from reopold.rewards import MissingScore
@@ -29,6 +32,7 @@ from reopold.stopping import StopRequested
 from reopold.teachers.server import ServerTeacher
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
+PICTURE = Image("picture.png", "abc")
 ROLLOUTS = [
     Rollout([5, 6, 7][: 1 + i % 3], [10 + i + t for t in range(1 + i % 5)], [], "length")
     for i in range(20)
@@ -119,7 +123,7 @@ class Server:
 
         self.http = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
         self.http.shutdown()
@@ -148,6 +152,67 @@ def teacher(*urls: str, **settings: Any) -> ServerTeacher:
     fields = {"retries": 2, "timeout_seconds": 5.0, "concurrency": 4, **settings}
     config = TeacherConfig(kind="server", urls=list(urls), **fields)
     return ServerTeacher(Endpoints(config, list(urls), "teacher"), "teacher", config.interface)
+
+
+SEEN = [
+    Rollout([5, 1, 6][: 1 + i % 3], [10 + i + t for t in range(i % 4)], [], "length", images=images)
+    for i in range(8)
+    for images in [(PICTURE,) * [0, 1, 1][i % 3]]
+]
+
+
+def generate(room: int) -> Answer:
+    """As vLLM, which gives every image (id 1) `room` tokens."""
+
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        if not body:
+            return 400, {"error": {"message": "token_ids: Field required"}}
+        assert len(body["content_parts"]) == body["token_ids"].count(1)
+        ids = [id_ for id_ in body["token_ids"] for _ in range(room if id_ == 1 else 1)]
+        rows = [{str(ids[place]): {"logprob": truth(ids, place)}} for place in range(len(ids))]
+        return 200, {
+            "choices": [{"index": 0, "token_ids": [3]}],
+            "prompt_logprobs": [None, *rows[1:]],
+            "prompt_token_ids": ids,
+        }
+
+    return answer
+
+
+@pytest.fixture
+def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Pillow.new("RGB", (4, 4)).save(PICTURE.path)
+
+
+@pytest.mark.parametrize("room", [1, 7])
+def test_the_room_of_an_image_does_not_shift_the_scores(
+    serve: Callable[[Answer], Server], picture: None, room: int
+) -> None:
+    found = teacher(serve(generate(room)).url).score(SEEN).logprobs_N
+    wanted = []
+    for rollout in SEEN:
+        start = len(rollout.prompt_ids) + (room - 1) * len(rollout.images)
+        wanted += [-0.1 * (start + t) - 0.01 * id_ for t, id_ in enumerate(rollout.response_ids)]
+    assert found.tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_an_image_that_was_not_scored_as_it_was_sent(
+    serve: Callable[[Answer], Server], picture: None
+) -> None:
+    seen = SEEN[1:2]
+    for cut, message in (("prompt_token_ids", "other token"), ("prompt_logprobs", "rows for")):
+
+        def answer(body: dict[str, Any], cut: str = cut) -> tuple[int, Any]:
+            status, found = generate(3)(body)
+            return status, {**found, cut: found.get(cut, [])[:-1]}
+
+        with pytest.raises(MissingScore, match=message):
+            teacher(serve(answer).url).score(seen)
+    with pytest.raises(ConfigError, match="no images beside token ids"):
+        teacher(serve(lambda body: (403, {})).url).score(seen)
+    with pytest.raises(ConfigError, match="'echo' scores no images"):
+        teacher(serve(echo).url, interface="echo").score(seen)
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,28 @@ class TestSignals:
         with pytest.raises(TrainingFailure, match=r"all 12 rollouts.*no room"):
             trainer_of(run_dir(tooled(tasks=tasks)))._one_step()
 
+    def test_an_update_is_normalised_by_the_sequences_that_held(
+        self, tooled: Recipe, run_dir: MakeRun
+    ) -> None:
+        """A mean over sequences, made in two updates of which one lost more of them."""
+        train = TrainConfig(steps=3, micro_batch=4, updates_per_step=2)
+        tasks = [*MIXED, {"environment": "echo", "task": {"breaks": True}}]
+        trainer = trainer_of(run_dir(tooled("grpo", tasks=tasks, train=train)))
+        backward, normalisers = trainer.updater.backward, []
+
+        def listening(*args: Any) -> float:
+            normalisers.append(float(args[4]))
+            return backward(*args)
+
+        trainer.updater.backward = listening  # type: ignore[method-assign]
+        step = trainer._one_step()
+        held = [not rollout.error for rollout in step.rollouts]
+        halves = [sum(held[:6]), sum(held[6:])]
+        assert halves[0] != halves[1]
+        kept = sum(rollout.valid.count(True) for rollout in step.rollouts)
+        wanted = [kept * half / sum(halves) for half in halves if half]
+        assert normalisers == pytest.approx(wanted)
+
     def test_no_gradient_comes_from_what_the_environment_said(
         self, tooled: Recipe, run_dir: MakeRun
     ) -> None:
