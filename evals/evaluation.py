@@ -247,8 +247,9 @@ def _share(flags: Iterable[bool]) -> float:
 
 def _isolation(benchmark: Benchmark) -> str:
     """How programs of the model were held, where there were any."""
-    runs_code = (
-        GRADERS[benchmark.grader].isolation == "sandbox" or benchmark.environment == "python"
+    runs_code = GRADERS[benchmark.grader].isolation == "sandbox" or benchmark.environment in (
+        "python",
+        "python_call",
     )
     if not runs_code:
         return ""

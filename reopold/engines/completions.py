@@ -25,6 +25,8 @@ from reopold.rollouts import Rollout, SamplingParams
 from reopold.vision import check_placeholders
 
 GENERATE = "/inference/v1/generate"
+#: Stop strings that every server takes (OpenAI's limit; vLLM refuses more than some).
+SAID_STRINGS = 4
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class _Request:
         }
         if self.params.stop_strings:  # saves tokens; where a response ends is found out here
             sampling |= {
-                "stop": list(self.params.stop_strings),
+                "stop": list(self.params.stop_strings[:SAID_STRINGS]),
                 "include_stop_str_in_output": True,
                 "skip_special_tokens": False,
             }

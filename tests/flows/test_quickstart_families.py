@@ -1,4 +1,4 @@
-"""The quickstart of three families in small, for real: every family trained, evaluated, reported."""
+"""The quickstart of three families in small: each of them trained, evaluated and reported."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ PIECES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=100, deadline=2000)
 @given(st.lists(PIECES, max_size=24).map("".join))
 @example(ask("9**9**9**9"))
 @example(ask("(" * 200))
@@ -206,7 +206,7 @@ SCHEMAS = st.recursive(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(SCHEMAS, VALUES)
 def test_schemas_mean_what_they_mean_elsewhere(schema: dict[str, Any], value: Any) -> None:
     jsonschema = pytest.importorskip("jsonschema")

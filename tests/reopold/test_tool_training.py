@@ -162,7 +162,7 @@ class TestSignals:
             return Rollout([1], ids, [0.0] * len(ids), "stop", observed=observed, **more)
 
         rollouts = [
-            rollout("1+4=", "#5", "4"),  # what the tool said is no answer
+            rollout("1+4=", "#", "5"),  # what the tool said is no part of the answer
             rollout("#4", "#7", "#5"),
             rollout("#5", outcome=0.25),
             rollout("#5", "5"),  # cut off after an observation
