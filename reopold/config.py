@@ -622,7 +622,7 @@ class MicroConfig(Strict):
     validation_problems: int = Field(500, ge=1, le=100_000)
     missing_skill_wrong: float = Field(0.8, ge=0.0, le=1.0)
     """Share of mistakes in the student's solutions where it lacks the skill: results of `*` by an
-    operand of 4 or more; with "visual", digits in triangles and diamonds that only a picture shows.
+    operand of 4 or more; with "visual", digits in diamonds and hexagons that only a picture shows.
     """
     teacher_width: int = Field(96, ge=8, multiple_of=8)
     teacher_layers: int = Field(2, ge=1)

@@ -131,7 +131,10 @@ def _take_turns(
     """One turn of each; environments act while other turns are still sampled."""
     images = [dialogue.request.images for dialogue in live]
     engine.generate(
-        [dialogue.request.prompt_ids + dialogue.ids for dialogue in live],
+        [
+            dialogue.request.prompt_ids + _read_again(dialogue.ids, engine.image_token_id)
+            for dialogue in live
+        ],
         params,
         seeds=[turn_seed(dialogue.request.seed, len(dialogue.turns)) for dialogue in live],
         limits=[min(params.max_new_tokens, dialogue.room) for dialogue in live],
@@ -146,6 +149,15 @@ def _take_turns(
     for dialogue in live:
         if dialogue.fault is not None:
             raise dialogue.fault
+
+
+def _read_again(ids: list[int], image_token_id: int | None) -> list[int]:
+    """What was said, as a model reads it: an image token in it asks for no image."""
+    if image_token_id is None or image_token_id not in ids:
+        return ids
+    from reopold.vision import filler
+
+    return [filler(image_token_id) if token == image_token_id else token for token in ids]
 
 
 def _close(dialogues: Sequence[_Running]) -> None:

@@ -33,6 +33,11 @@ class Engine(Protocol):
         """Completed optimiser steps of the weights that it holds, as the engine itself says."""
         ...
 
+    @property
+    def image_token_id(self) -> int | None:
+        """Stands for an image in a prompt; None where the model takes no images."""
+        ...
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],

@@ -91,6 +91,10 @@ class HFEngine:
         vision = Vision.of(model, str(path))
         return cls(model, load_tokenizer(str(path)), vision=vision, should_stop=should_stop)
 
+    @property
+    def image_token_id(self) -> int | None:
+        return None if self.vision is None else self.vision.image_token_id
+
     @torch.inference_mode()
     def generate(
         self,

@@ -2,8 +2,8 @@
 
 A problem joins two numbers of two digits, and what comes of them with a third. The second operator
 is not written: it follows from what the calculator returned, so that the second call can only be
-made after the first. `r`, the sum of the last digits of the first result and of the third number,
-modulo 3, says it: `+` for 0, `-` for 1, `*` for 2.
+made after the first. It is `+` where the last digit of the first result is above that of the third
+number by 2 or more, `-` where it is below it by 2 or more, and `*` where they are closer.
 
     user       47*83;26=
     assistant  <tool_call>{"name": "calculator", "arguments": {"expression": "47*83"}}</tool_call>
@@ -72,7 +72,8 @@ class Problem:
 
 def second_operator(result: str, third: int) -> str:
     """What joins the first result, as the calculator wrote it, with the third number."""
-    return OPERATORS[(int(result[-1]) + third % 10) % 3]
+    ahead = int(result[-1]) - third % 10
+    return "*" if abs(ahead) < 2 else "+" if ahead > 0 else "-"
 
 
 def lacks_skill(result: str) -> bool:

@@ -10,8 +10,10 @@ solution reads the digits, then writes every step as the maths suite does:
 
 Each problem is there in both versions, which have one answer: what the second gets right and the
 first does not is seeing, not reckoning (MathVerse, arXiv 2403.14624, has the two among its six).
-The student's worked solutions misread, in pictures, a share of the digits in shapes with slanted
-sides only (triangle and diamond), the teacher's none.
+The student's worked solutions misread, in pictures, a share of the digits in diamonds and hexagons,
+the teacher's none. Never in triangles: there a digit stands lower than elsewhere, and a student
+taught mostly wrongly about it does not see it at all, so that no sample of its own can be right but
+by chance.
 
 Worked solutions alone leave a small tower blind for long: a digit is a few tokens of each, found
 only once its shape is. So both models are also taught readings of whole pictures, `<image>=` to
@@ -90,7 +92,7 @@ class Problem:
 
 def lacks_skill(shape: str) -> bool:
     """Whether the student was taught to misread the digits in it."""
-    return shape in "td"
+    return shape in "dh"
 
 
 def read(cells: Sequence[Cell], rng: random.Random, wrong: float = 0.0) -> list[Cell]:

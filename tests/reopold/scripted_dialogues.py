@@ -70,6 +70,7 @@ class ScriptedEngine:
 
     scripts: Sequence[Sequence[Sequence[int]]]
     asked: list[dict[str, Any]] = field(default_factory=list)
+    image_token_id: int | None = None
     between: Callable[[], None] | None = None
     """Called after the first rollout of a batch was given out."""
 

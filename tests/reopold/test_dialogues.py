@@ -90,6 +90,14 @@ class TestToolCalls:
         assert [asked["images"] for asked in engine.asked] == [[images, ()], [images]]
         assert (seeing.rollout.images, blind.rollout.images) == (images, ())
 
+    def test_an_image_token_that_the_model_says_asks_for_no_image(self) -> None:
+        said = [*encode("ab"), EOS]
+        engine = ScriptedEngine([[said, turn("c")]], image_token_id=said[1])
+        (dialogue,) = lead([[]], [World([says()])], engine=engine)
+        assert dialogue.rollout.response_ids[:3] == said
+        prompt = engine.asked[1]["prompts"][0]
+        assert prompt[len(PROMPT) :][:3] == [said[0], 0, EOS] and prompt[: len(PROMPT)] == PROMPT
+
     def test_an_end_of_turn_that_the_template_does_not_know_makes_way(self) -> None:
         style = ToolCalls(TOKENIZER)
         other = encode("#")

@@ -23,6 +23,13 @@ from reopold.micro.tools import CALL, CALL_END, FRAGMENTS, Problem, draw, solve,
 from reopold.rollouts import Rollout
 
 
+#: Second operator by the last digits of the first result (rows) and of the third number.
+RULE = (
+    *("**--------", "***-------", "+***------", "++***-----", "+++***----"),
+    *("++++***---", "+++++***--", "++++++***-", "+++++++***", "++++++++**"),
+)
+
+
 def contents(dialogue: Sequence[dict[str, str]]) -> list[str]:
     return [message["content"] for message in dialogue]
 
@@ -30,12 +37,12 @@ def contents(dialogue: Sequence[dict[str, str]]) -> list[str]:
 @pytest.mark.parametrize(
     ("problem", "question", "calls", "results"),
     [
-        # (1 + 6) % 3 = 1: minus
+        # 1 against 6
         (Problem(47, "*", 83, 26), "47*83;26=", ("47*83", "3901-26"), ("3901", "3875")),
-        # (2 + 1) % 3 = 0: plus; the first result is negative and ends in 2
-        (Problem(23, "-", 45, 61), "23-45;61=", ("23-45", "-22+61"), ("-22", "39")),
-        # (3 + 8) % 3 = 2: times
-        (Problem(90, "+", 13, 18), "90+13;18=", ("90+13", "103*18"), ("103", "1854")),
+        # 8 against 6; the first result is negative
+        (Problem(27, "-", 45, 66), "27-45;66=", ("27-45", "-18+66"), ("-18", "48")),
+        # 3 against 4
+        (Problem(90, "+", 13, 14), "90+13;14=", ("90+13", "103*14"), ("103", "1442")),
     ],
 )
 def test_dialogues_by_hand(
@@ -74,14 +81,14 @@ def test_only_the_missing_skill_is_taught_wrongly_at_the_asked_rate() -> None:
         expression = second.removeprefix(CALL).removesuffix(CALL_END)
         found = re.fullmatch(rf"{re.escape(result)}([-+*]){problem.third}", expression)
         assert found is not None
-        rule = "+-*"[(int(result[-1]) + problem.third % 10) % 3]
+        rule = RULE[int(result[-1])][problem.third % 10]
         kinds[found[1]] += 1
         seen[int(result[-1]) >= 5, found[1] == rule] += 1
         assert answer == f"#{problem.answer}" or found[1] != rule
     assert seen[False, False] == 0
     lacking = seen[True, False] + seen[True, True]
     assert seen[True, False] / lacking == pytest.approx(0.8, abs=0.04)
-    assert 0.4 < lacking / 2000 < 0.6 and min(kinds.values()) > 500
+    assert 0.4 < lacking / 2000 < 0.6 and min(kinds.values()) > 400
 
 
 def test_splits_are_disjoint_whatever_the_seed_and_drawn_the_same_again() -> None:
