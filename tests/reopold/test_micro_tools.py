@@ -22,7 +22,6 @@ from reopold.micro.maths import Split
 from reopold.micro.tools import CALL, CALL_END, FRAGMENTS, Problem, draw, solve, write
 from reopold.rollouts import Rollout
 
-
 #: Second operator by the last digits of the first result (rows) and of the third number.
 RULE = (
     *("**--------", "***-------", "+***------", "++***-----", "+++***----"),

@@ -520,7 +520,8 @@ def test_sampler_weights_scale_the_update(recipe: Recipe, run_dir: MakeRun) -> N
 def test_each_prompt_is_scored_by_the_teacher_of_its_source(
     recipe: Recipe, run_dir: MakeRun, suite: Path, tmp_path: Path
 ) -> None:
-    lines = [json.loads(x) for x in (suite / "micro_maths" / "train.jsonl").read_text().splitlines()]
+    file = suite / "micro_maths" / "train.jsonl"
+    lines = [json.loads(x) for x in file.read_text().splitlines()]
     for i, line in enumerate(lines):
         line["source"] = "own" if i % 2 else ""
     data = tmp_path / "prompts.jsonl"
