@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 from datasets import Dataset
-from lm_eval import evaluate
+from lm_eval import simple_evaluate
 from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks import TaskManager
 
 from evals.benchmarks import Benchmark
 from evals.benchmarks.base import Problem, Row
@@ -55,9 +56,7 @@ def run_benchmark(
 ) -> list[Question]:
     """Sample and grade every problem, in the order of `problems`.
 
-    lm-eval's `evaluate` repeats, filters, calls the grader and aggregates. (Its `simple_evaluate`
-    would also seed the process's generators, which a trainer may share, and list what pip has
-    installed: a second and more.)
+    lm-eval's `simple_evaluate` repeats, filters, calls the grader and aggregates.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about defaults we set
     by_id = {problem.id: problem for problem in problems}
@@ -68,8 +67,17 @@ def run_benchmark(
         return grading.values(doc["id"])  # a function: lm-eval copies whatever else a task holds
 
     task = build_task(benchmark, problems, settings, process_results)
-    tasks = {"tasks": {benchmark.name: task}, "groups": {}}
-    outcome = evaluate(lm=lm, task_dict=tasks, bootstrap_iters=0, log_samples=True)
+    outcome = simple_evaluate(
+        lm,
+        tasks=[task],
+        task_manager=TaskManager(include_defaults=False),
+        bootstrap_iters=0,
+        log_samples=True,
+        # The sampler has seeds of its own; the trainer's process may share the generators.
+        random_seed=None,
+        numpy_random_seed=None,
+        torch_random_seed=None,
+    )
     logged = {sample["doc"]["id"]: sample for sample in outcome["samples"][benchmark.name]}
     return [
         Question(
