@@ -136,7 +136,7 @@ def test_a_study_of_one_family_plans_no_mix(tmp_path: Path) -> None:
         ("", ["maths"], []),
         ("-visual", ["visual"], []),
         ("-tools", ["tools"], []),
-        ("-all", ["maths", "visual", "tools"], [2.0, 3.0, 3.0]),
+        ("-all", ["maths", "visual", "tools"], [1.0, 4.0, 1.0]),
     ],
 )
 def test_each_quickstart_has_its_family_and_a_folder(
