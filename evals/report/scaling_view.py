@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from evals.report.figures import RC, SOFT, STYLES, Drawing, svg_text
 from evals.report.scaling import Scaling, ScalingRow
@@ -58,7 +59,9 @@ def _student(method: str, found: SpeedUp) -> str:
         f"({_k_limits(found)}); the speed-up, the teacher's cost over its own there, is {costs}."
     )
     if found.reached < 1.0:
-        text += f" In {100 * (1 - found.reached):.0f} % of the resamples it is not reached."
+        missed = 100 * (1 - found.reached)
+        share = "less than 1" if missed < 1 else f"{missed:.0f}"
+        text += f" In {share} % of the resamples it is not reached."
     return text
 
 
@@ -128,6 +131,9 @@ def scaling_figure(found: Scaling) -> Drawing:
                 100 * teacher.points[0].maj.value, color=SOFT, linewidth=0.8, dashes=(1, 3)
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("FLOPs a question (2 × parameters × tokens), k doubling along each curve")
         axes.set_ylabel("maj@k, %")
         axes.margins(y=0.1)

@@ -22,7 +22,7 @@ Recipe = Callable[..., RunConfig]
 def finished(recipe: Recipe, tmp_path: Path, suite: Path) -> RunDir:
     """A run directory as a trainer leaves it, on prompts and problems of its own."""
     for name in ("train", "test"):
-        (tmp_path / f"{name}.jsonl").write_bytes((suite / f"{name}.jsonl").read_bytes())
+        (tmp_path / f"{name}.jsonl").write_bytes((suite / "micro_maths" / f"{name}.jsonl").read_bytes())
     config = recipe(
         "grpo",
         data={"train": str(tmp_path / "train.jsonl")},
