@@ -96,7 +96,7 @@ MAKES_OWN = ("ARGS", "FAMILY", "MAKEFLAGS", "MAKEOVERRIDES")
 def test_make_hands_the_family_on(arguments: list[str], family: str) -> None:
     mine = {key: value for key, value in os.environ.items() if key not in MAKES_OWN}
     done = subprocess.run(
-        ["make", "-n", "quickstart", *arguments],
+        ["make", "-n", "--no-print-directory", "quickstart", *arguments],
         cwd=REPO,
         env=mine,
         capture_output=True,

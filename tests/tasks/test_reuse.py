@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +22,8 @@ Recipe = Callable[..., RunConfig]
 @pytest.fixture
 def finished(recipe: Recipe, tmp_path: Path, suite: Path) -> RunDir:
     """A run directory as a trainer leaves it, on prompts and problems of its own."""
-    for name in ("train", "test"):
-        (tmp_path / f"{name}.jsonl").write_bytes((suite / "micro_maths" / f"{name}.jsonl").read_bytes())
+    for name in ("train.jsonl", "test.jsonl"):
+        shutil.copyfile(suite / "micro_maths" / name, tmp_path / name)
     config = recipe(
         "grpo",
         data={"train": str(tmp_path / "train.jsonl")},
