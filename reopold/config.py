@@ -733,6 +733,18 @@ def is_local(path: str) -> bool:
     return path.startswith((".", "/", "~"))
 
 
+def check_local(name: str, path: str) -> None:
+    """Refuse a path, of the key `name`, that :func:`is_local` is not.
+
+    Raises:
+        ConfigError: as above.
+    """
+    if not is_local(path):
+        raise ConfigError(
+            f"{name} must be a local file, a path starting with . / or ~ (got {path!r})"
+        )
+
+
 def load_recipe(path: Path, kind: type[Config], overrides: Sequence[str] = ()) -> Config:
     """Read a YAML recipe as `kind`, with `key.sub=value` overrides.
 

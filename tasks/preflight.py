@@ -22,7 +22,7 @@ from reopold.config import (
     MicroConfig,
     RunConfig,
     StudyConfig,
-    is_local,
+    check_local,
     parse,
 )
 from reopold.data.prompts import load_mix
@@ -48,13 +48,8 @@ def check_run(config: RunConfig, run_dir: Path) -> None:
             not take, or the disk is too full.
     """
     config = config.with_paths(os.path.expanduser)  # keeps the leading ./
-    sets = [("data.train", config.data.train)]
-    sets += [(f"data.mix.{i}.train", other.train) for i, other in enumerate(config.data.mix)]
-    for name, path in [*sets, ("evaluation.data", config.evaluation.data)]:
-        if not is_local(path) and (path or name != "evaluation.data"):
-            raise ConfigError(
-                f"{name} must be a local file, a path starting with . / or ~ (got {path!r})"
-            )
+    if config.evaluation.data:
+        check_local("evaluation.data", config.evaluation.data)
     mix = load_mix(config.data, config.family, config.seed, completions=config.method == "sft")
     for evaluation in config.evaluations:
         prepare(evaluation)

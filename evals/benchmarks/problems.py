@@ -45,29 +45,29 @@ class Problems:
                 f"{self.origin} has answers without questions ({_some(silent)}): enough to grade "
                 "saved outputs, not to sample"
             )
-        missing = [image for p in self.problems for image in p.images if not Path(image).is_file()]
-        if missing:
+        images = list(dict.fromkeys(image for p in self.problems for image in p.images))
+        if missing := [image for image in images if not Path(image).is_file()]:
             raise ConfigError(
                 f"{len(missing)} images of {self.origin} are not there ({_some(missing)}): place "
                 "them, or ask for fewer items"
             )
-        self._read_images()
+        _read_images(images)
 
-    def _read_images(self) -> None:
-        from tqdm import tqdm  # reads its environment when it is imported, which a command sets
 
-        paths = list(dict.fromkeys(image for p in self.problems for image in p.images))
-        with ThreadPoolExecutor() as pool:
-            bar = tqdm(
-                pool.map(find_image, paths),
-                total=len(paths),
-                desc="reading images",
-                unit="image",
-                delay=PATIENCE,
-                disable=None,  # but on terminals
-            )
-            for _ in bar:
-                pass
+def _read_images(paths: Sequence[str]) -> None:
+    from tqdm import tqdm  # reads its environment when it is imported, which a command sets
+
+    with ThreadPoolExecutor() as pool:
+        bar = tqdm(
+            pool.map(find_image, paths),
+            total=len(paths),
+            desc="reading images",
+            unit="image",
+            delay=PATIENCE,
+            disable=None,  # but on terminals
+        )
+        for _ in bar:
+            pass
 
 
 class _Loaded(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reopold.config import ConfigError, DataConfig, Family
+from reopold.config import ConfigError, DataConfig, Family, check_local
 from reopold.data.images import Image, chat_parts, find_image
 from reopold.data.tokenizers import render
 from reopold.environments import Budget, check_task, opening
@@ -79,8 +79,11 @@ def load_mix(
     """Read every set of a recipe.
 
     Raises:
-        ConfigError: as :func:`load_prompts`.
+        ConfigError: a set is no local file, or as :func:`load_prompts`.
     """
+    check_local("data.train", data.train)
+    for place, other in enumerate(data.mix):
+        check_local(f"data.mix.{place}.train", other.train)
     sets = [load_prompts(data.train, completions=completions, family=family)]
     sets += [load_prompts(s.train, completions=completions, family=s.family) for s in data.mix]
     return PromptMix(sets, data.shares, seed)

@@ -137,3 +137,6 @@ def test_every_set_is_read_with_its_family(tmp_path: Path) -> None:
         load_mix(data, "maths", seed=1)
     with pytest.raises(ConfigError, match="needs a 'completion'"):
         load_mix(DataConfig(train=str(tmp_path / "maths.jsonl")), "maths", 1, completions=True)
+    beside = data.model_copy(update={"mix": [PromptSet(train="tools.jsonl", family="tools")]})
+    with pytest.raises(ConfigError, match=r"data\.mix\.0\.train must be a local file"):
+        load_mix(beside, "maths", seed=1)
