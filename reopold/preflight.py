@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig, parse
-from reopold.data.prompts import Prompt, PromptMix, load_mix, render_prompt
+from reopold.data.prompts import Prompt, PromptMix, check_sets, load_mix, render_prompt
 from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
 from reopold.environments import Budget
 
@@ -117,8 +117,9 @@ def data(config: RunConfig) -> Iterator[Check]:
 
 
 def read_data(config: RunConfig) -> PromptMix:
-    """Raises ConfigError: as :func:`reopold.data.prompts.load_mix`."""
+    """Raises ConfigError: a set is no local file, or as :func:`reopold.data.prompts.load_mix`."""
     sft = config.method == "sft"
+    check_sets(config.data)
     return load_mix(config.data, config.family, config.seed, completions=sft)
 
 

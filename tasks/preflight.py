@@ -25,7 +25,7 @@ from reopold.config import (
     check_local,
     parse,
 )
-from reopold.data.prompts import load_mix
+from reopold.data.prompts import check_sets, load_mix
 from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
 from reopold.preflight import Check
 from reopold.provenance import check_parents, checkpoint_digest
@@ -48,6 +48,7 @@ def check_run(config: RunConfig, run_dir: Path) -> None:
             not take, or the disk is too full.
     """
     config = config.with_paths(os.path.expanduser)  # keeps the leading ./
+    check_sets(config.data)
     if config.evaluation.data:
         check_local("evaluation.data", config.evaluation.data)
     mix = load_mix(config.data, config.family, config.seed, completions=config.method == "sft")

@@ -73,17 +73,25 @@ class PromptMix:
         return [prompt for prompts in self.sets for prompt in prompts]
 
 
+def check_sets(data: DataConfig) -> None:
+    """Refuse a recipe whose sets are no local files.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    check_local("data.train", data.train)
+    for place, other in enumerate(data.mix):
+        check_local(f"data.mix.{place}.train", other.train)
+
+
 def load_mix(
     data: DataConfig, family: Family, seed: int, *, completions: bool = False
 ) -> PromptMix:
     """Read every set of a recipe.
 
     Raises:
-        ConfigError: a set is no local file, or as :func:`load_prompts`.
+        ConfigError: as :func:`load_prompts`.
     """
-    check_local("data.train", data.train)
-    for place, other in enumerate(data.mix):
-        check_local(f"data.mix.{place}.train", other.train)
     sets = [load_prompts(data.train, completions=completions, family=family)]
     sets += [load_prompts(s.train, completions=completions, family=s.family) for s in data.mix]
     return PromptMix(sets, data.shares, seed)

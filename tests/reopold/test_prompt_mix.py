@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reopold.config import ConfigError, DataConfig, Family, PromptSet, parse
-from reopold.data.prompts import Prompt, PromptMix, batch_indices, load_mix
+from reopold.data.prompts import Prompt, PromptMix, batch_indices, check_sets, load_mix
 
 SHARES = st.lists(st.integers(1, 12), min_size=2, max_size=6).map(tuple)
 
@@ -139,4 +139,4 @@ def test_every_set_is_read_with_its_family(tmp_path: Path) -> None:
         load_mix(DataConfig(train=str(tmp_path / "maths.jsonl")), "maths", 1, completions=True)
     beside = data.model_copy(update={"mix": [PromptSet(train="tools.jsonl", family="tools")]})
     with pytest.raises(ConfigError, match=r"data\.mix\.0\.train must be a local file"):
-        load_mix(beside, "maths", seed=1)
+        check_sets(beside)
