@@ -188,6 +188,7 @@ def test_a_busy_port(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_preflight_says_what_is_wrong_and_distil_does_not_start(
     tmp_path: Path, suite: Path
 ) -> None:
@@ -206,6 +207,7 @@ def test_preflight_says_what_is_wrong_and_distil_does_not_start(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_distil_and_evaluate_for_real(tmp_path: Path, suite: Path) -> None:
     """A whole run through Prefect, trainer, lm-eval and MLflow; then its checkpoint on its own."""
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(suite=suite))

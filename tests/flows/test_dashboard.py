@@ -84,6 +84,7 @@ def test_if_one_server_dies_the_other_is_stopped(
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+@pytest.mark.slow
 def test_both_servers_run_until_a_signal(own_home: Path, tmp_path: Path) -> None:
     ports = free_ports()
     command = [sys.executable, "-m", "flows.dashboard", *map(str, ports)]

@@ -102,6 +102,7 @@ def test_a_proxy_does_not_answer_for_a_dead_local_server(monkeypatch: pytest.Mon
     assert home.http_status("http://me:secret@127.0.0.1:x/health") is None
 
 
+@pytest.mark.slow
 def test_a_flow_writes_in_the_home_only_and_leaves_the_terminal_free(
     fresh_home: Path, tmp_path: Path, make_run: Callable[..., Any], child_env: dict[str, str]
 ) -> None:
