@@ -210,7 +210,8 @@ def test_preflight_says_what_is_wrong_and_distil_does_not_start(
 @pytest.mark.slow
 def test_distil_and_evaluate_for_real(tmp_path: Path, suite: Path) -> None:
     """A whole run through Prefect, trainer, lm-eval and MLflow; then its checkpoint on its own."""
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(suite=suite))
+    (tmp_path / "suite").symlink_to(suite)  # paths as people write them
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(suite="./suite"))
     small = ["sampling={prompts_per_step: 2, rollouts_per_prompt: 2, max_new_tokens: 8}"]
     small += ["train={steps: 2, checkpoint_every: 1}", "evaluation.samples=2"]
     small += ["evaluation.max_new_tokens=8"]
