@@ -15,7 +15,8 @@ from flows.cli_options import Json, Quiet, print_result, shown
 from flows.session import run_flow
 
 if TYPE_CHECKING:
-    from reopold.config import RunConfig, StudyConfig
+    from reopold.config import RunConfig
+    from reopold.study_config import StudyConfig
 
 EXIT_BAD_INPUT = 2
 
@@ -82,7 +83,8 @@ def quickstart(
 
     Example:  reopold quickstart --family visual --set seeds=[1] --set train.steps=40
     """
-    from reopold.config import ConfigError, StudyConfig, load_recipe
+    from reopold.config import ConfigError, load_recipe
+    from reopold.study_config import StudyConfig
     from tasks.home import home
 
     if family not in QUICKSTARTS:
@@ -267,7 +269,7 @@ def _run_study(
     check_study(study, study_dir, accept)
 
     def run() -> dict[str, Any]:
-        from flows.quickstart import quickstart as flow
+        from flows.study import study as flow
 
         return flow(study, str(study_dir)).model_dump(mode="json")
 

@@ -16,7 +16,7 @@ from tasks.benchmark import evaluate_run, evaluated
 from tasks.launch import stopping_on_signals
 from tasks.progress import Progress, show
 from tasks.report import track_run
-from tasks.stages import evaluated_steps, span_done, spans
+from tasks.stages import span_done, spans
 from tasks.train import train_span
 
 #: Stages that wait cost a thread each; what runs at once is decided by the slots (tasks/gpu.py).
@@ -43,7 +43,7 @@ def submit_run(run_dir: Path, parents: list[Any]) -> list[PrefectFuture[Any]]:
             str(run_dir), name, span.label, span.until, digest, parents
         )
         parents = [trained]
-        steps = evaluated_steps(config, span)
+        steps = list(span.checkpoints)
         reuse = reuse and evaluated(run, steps)
         reused &= reuse
         evaluation = evaluate_run.with_options(refresh_cache=not reuse).submit(

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -441,16 +441,9 @@ class EvaluationConfig(Strict):
         return self
 
 
-class RunConfig(Strict):
-    """One training run: a method, a seed, and everything that decides its result."""
+class Training(Strict):
+    """The sections that a run and the study that it belongs to have in common."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the run's folder, for example `reopold-s1`."""
-    method: Method = "reopold"
-    family: Family = "maths"
-    seed: int = Field(0, ge=0)
-    model: ModelConfig
-    data: DataConfig
     sampling: SamplingConfig = SamplingConfig()
     engine: EngineConfig = EngineConfig()
     teacher: TeacherConfig = TeacherConfig()
@@ -461,6 +454,23 @@ class RunConfig(Strict):
     train: TrainConfig = TrainConfig()
     health: HealthConfig = HealthConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _rollback_is_possible(self) -> Self:
+        _check_rollback(self)
+        return self
+
+
+class RunConfig(Training):
+    """One training run: a method, a seed, and everything that decides its result."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run's folder, for example `reopold-s1`."""
+    method: Method = "reopold"
+    family: Family = "maths"
+    seed: int = Field(0, ge=0)
+    model: ModelConfig
+    data: DataConfig
 
     @model_validator(mode="after")
     def _teacher_where_needed(self) -> Self:
@@ -542,11 +552,6 @@ class RunConfig(Strict):
             raise ValueError("each source may be listed with one of `teachers` only")
         return self
 
-    @model_validator(mode="after")
-    def _rollback_is_possible(self) -> Self:
-        _check_rollback(self)
-        return self
-
     @property
     def evaluations(self) -> list[EvaluationConfig]:
         """One for each benchmark, the first first."""
@@ -607,121 +612,6 @@ class RunConfig(Strict):
         return self.model_copy(update=update)
 
 
-class MicroConfig(Strict):
-    """The embedded suite: problems, and the two models trained on them from scratch."""
-
-    families: list[Literal["maths", "visual", "tools"]] = Field(["maths"], min_length=1)
-    """Kinds of problems; with "visual" the models are vision-language models. Further ones are
-    mixed with the first, whose score decides: evaluation.benchmark is its."""
-    weights: list[Annotated[float, Field(gt=0.0)]] = []
-    """Share of each of the families in every step; empty: equal shares."""
-    problems_seed: int = Field(2026, ge=0)
-    """Seed of problems, splits and worked solutions."""
-    train_problems: int = Field(20_000, ge=1, le=1_000_000)
-    test_problems: int = Field(500, ge=1, le=100_000)
-    validation_problems: int = Field(500, ge=1, le=100_000)
-    missing_skill_wrong: float = Field(0.8, ge=0.0, le=1.0)
-    """Share of mistakes in the student's solutions where it lacks the skill: results of `*` by an
-    operand of 4 or more; with "visual", digits in diamonds and hexagons that only a picture shows.
-    """
-    teacher_width: int = Field(96, ge=8, multiple_of=8)
-    teacher_layers: int = Field(2, ge=1)
-    teacher_steps: int = Field(400, ge=1)
-    teacher_lr: float = Field(5e-3, gt=0.0)
-    student_width: int = Field(64, ge=8, multiple_of=8)
-    student_layers: int = Field(2, ge=1)
-    student_steps: int = Field(700, ge=1)
-    student_lr: float = Field(5e-3, gt=0.0)
-    sft_batch: int = Field(64, ge=1)
-    """Worked solutions a supervised step."""
-
-    @model_validator(mode="after")
-    def _each_family_once(self) -> Self:
-        if len(set(self.families)) != len(self.families):
-            raise ValueError("families must each be listed once")
-        if self.weights and len(self.weights) != len(self.families):
-            raise ValueError(
-                f"weights must be one for each of the {len(self.families)} families, or none"
-            )
-        return self
-
-    @property
-    def benchmarks(self) -> list[str]:
-        """Of the families, in their order."""
-        return [f"micro_{family}" for family in self.families]
-
-
-class ScalingConfig(Strict):
-    """Test-time scaling: what more samples a question buy the students, against their teacher."""
-
-    samples: int = Field(0, ge=0)
-    """Samples a question of the students' last checkpoints, for maj@k with k up to this; 0: the
-    experiment is not made."""
-    methods: list[Method] = ["reopold", "opd"]
-    """Whose students; those that the study does not train are left out."""
-    limit: int = Field(0, ge=0)
-    """Only the first so many test problems; 0 is all."""
-
-
-class StudyConfig(Strict):
-    """Methods x seeds from one base recipe, compared on a benchmark of every family."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    methods: list[Method] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    baseline: Method = "grpo"
-    """Method whose final score is the target of the sample-efficiency comparison."""
-    micro: MicroConfig = MicroConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    engine: EngineConfig = EngineConfig()
-    teacher: TeacherConfig = TeacherConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    train: TrainConfig = TrainConfig()
-    health: HealthConfig = HealthConfig()
-    """Of the methods' runs; teacher and student are trained with the default."""
-    evaluation: EvaluationConfig = EvaluationConfig()
-    scaling: ScalingConfig = ScalingConfig()
-
-    @model_validator(mode="after")
-    def _rollback_is_possible(self) -> Self:
-        _check_rollback(self)
-        return self
-
-    @model_validator(mode="after")
-    def _no_repeats(self) -> Self:
-        if len(set(self.methods)) != len(self.methods) or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("methods and seeds must each be listed once")
-        if self.baseline == "sft":
-            raise ValueError("baseline must be a method that is compared, not 'sft'")
-        if self.evaluation.data:
-            raise ValueError(
-                "evaluation.data is not for a study to set: its test problems are drawn"
-            )
-        if "sft" in self.methods:
-            raise ValueError(
-                "'sft' trains the study's teacher and student; it is not compared here"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _evaluated_on_its_families(self) -> Self:
-        first, *others = self.micro.benchmarks
-        evaluation = self.evaluation
-        if evaluation.benchmark != first or sorted(evaluation.also) != sorted(others):
-            raise ValueError(
-                f"a study of {', '.join(self.micro.families)} is evaluated on its own problems "
-                f"(got {', '.join([evaluation.benchmark, *evaluation.also])}): set "
-                f"evaluation.benchmark={first} and evaluation.also=[{', '.join(others)}]"
-            )
-        if self.scaling.samples and not evaluation.temperature:
-            raise ValueError(
-                "scaling.samples draws many samples a question: with evaluation.temperature 0 "
-                "they would all be the same"
-            )
-        return self
-
-
 Config = TypeVar("Config", bound=Strict)
 
 
@@ -748,26 +638,69 @@ def check_local(name: str, path: str) -> None:
 def load_recipe(path: Path, kind: type[Config], overrides: Sequence[str] = ()) -> Config:
     """Read a YAML recipe as `kind`, with `key.sub=value` overrides.
 
+    The key `base` names a recipe, relative to the file, whose settings hold where the file has none
+    of its own. The base of a study may be a run's recipe: its method and seed are not the study's.
+
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown (the nearest valid one is
             named), or a value has the wrong type or range.
     """
+    raw = _read_recipe(path, kind)
+    config = overridden(raw, kind, overrides, str(path))
+    if isinstance(config, Training) and config.health.rolls_back:
+        changed(config, config.health.rollback_set)
+    return config
+
+
+#: Of a run's recipe that is the base of a study: each run has its own.
+_OF_RUNS = ("name", "method", "seed")
+
+
+def _read_recipe(path: Path, kind: type[Config], above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings of a recipe and of those it is based on."""
+    if path.resolve() in above:
+        raise ConfigError(f"{path} is based on itself, by way of {above[-1].name}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"no recipe at {path}") from error
+        whose = f" (the base of {above[-1]})" if above else ""
+        raise ConfigError(f"no recipe at {path}{whose}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values, not {type(raw).__name__}")
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    found = _read_recipe(path.parent / str(base), kind, (*above, path.resolve()))
+    if kind is not RunConfig:
+        found = {key: value for key, value in found.items() if key not in _OF_RUNS}
+    return _merged(found, raw)
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` over `base`, section by section."""
+    both = dict(base)
+    for key, value in own.items():
+        there = both.get(key)
+        nested = isinstance(there, Mapping) and isinstance(value, Mapping)
+        both[key] = _merged(there, value) if nested else value  # type: ignore[arg-type]
+    return both
+
+
+def overridden(
+    raw: dict[str, Any], kind: type[Config], overrides: Sequence[str], source: str
+) -> Config:
+    """`raw`, which is changed, with `key.sub=value` overrides as `kind`.
+
+    Raises:
+        ConfigError: as :func:`load_recipe`.
+    """
     for override in overrides:
         _apply_override(raw, override)
-    config = parse(raw, kind, str(path))
-    if isinstance(config, RunConfig | StudyConfig) and config.health.rolls_back:
-        changed(config, config.health.rollback_set)
-    return config
+    return parse(raw, kind, source)
 
 
 def parse(raw: Mapping[str, Any], kind: type[Config], source: str) -> Config:
@@ -785,6 +718,8 @@ _FIXED = {
     "method": "that would be another run",
     "family": "that would be another run",
     "methods": "that would be another study",
+    "variants": "that would be another study",
+    "sweeps": "that would be another study",
     "seeds": "that would be another study",
     "baseline": "that would be another study",
     "seed": "it decides which prompts the steps before have seen",
@@ -877,7 +812,7 @@ def _value_at(raw: Mapping[str, Any], key: str) -> Any:
     return node
 
 
-def _check_rollback(config: RunConfig | StudyConfig) -> None:
+def _check_rollback(config: Training) -> None:
     """Refuse a rollback that could not be made. A value that is there already passes: after a
     rollback it is."""
     if not config.health.rolls_back:

@@ -16,21 +16,14 @@ from pydantic import ValidationError
 
 from evals.evaluation import check_settings, prepare
 from reopold.changes import accepted, settings
-from reopold.config import (
-    ConfigError,
-    EvaluationConfig,
-    MicroConfig,
-    RunConfig,
-    StudyConfig,
-    check_local,
-    parse,
-)
+from reopold.config import ConfigError, EvaluationConfig, RunConfig, check_local, parse
 from reopold.data.prompts import check_sets, load_mix
 from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
 from reopold.preflight import Check
 from reopold.provenance import check_parents, checkpoint_digest
 from reopold.run_dir import RunDir, claim_folder, write_atomic
-from reopold.studies import plan_run, plan_supervised, runs_folder
+from reopold.studies import plan_runs, plan_supervised, runs_folder, supervised_roles
+from reopold.study_config import MicroConfig, StudyConfig
 from tasks.home import http_status
 
 #: Logs, reports, trackers and Prefect's database beside the checkpoints.
@@ -97,8 +90,8 @@ def check_study(study: StudyConfig, study_dir: Path, accept: Sequence[str] = ())
             disk is too full.
     """
     try:
-        runs = [plan_run(study, study_dir, m, s) for m in study.methods for s in study.seeds]
-        runs += [plan_supervised(study, study_dir, role) for role in ("teacher", "student")]
+        runs = plan_runs(study, study_dir)
+        runs += [plan_supervised(study, study_dir, role) for role in supervised_roles(study)]
     except ValidationError as error:
         reasons = "; ".join(str(fault["msg"]) for fault in error.errors())
         raise ConfigError(f"study {study.name}: {reasons}") from error

@@ -52,11 +52,6 @@ def spans(config: RunConfig, missed: Collection[int] = ()) -> list[Span]:
     ]
 
 
-def evaluated_steps(config: RunConfig, span: Span) -> list[int]:
-    """Checkpoints of a span that are evaluated: all, but of a supervised model only the last."""
-    return [span.until] if config.method == "sft" else list(span.checkpoints)
-
-
 def span_done(run: RunDir, span_until: int) -> bool:
     """Whether disk holds the span, made from the models and prompts of today.
 

@@ -12,9 +12,9 @@ from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
-from reopold.config import MicroConfig
 from reopold.provenance import checkpoint_digest
 from reopold.run_dir import RunDir, write_atomic
+from reopold.study_config import MicroConfig
 from tasks.alarms import AlarmWatcher
 from tasks.cache import stage_key
 from tasks.gpu import slot

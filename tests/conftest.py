@@ -14,14 +14,13 @@ from reopold.config import (
     DISTILLATION_METHODS,
     DataConfig,
     EvaluationConfig,
-    MicroConfig,
     ModelConfig,
     RunConfig,
     SamplingConfig,
-    StudyConfig,
     TrainConfig,
 )
 from reopold.run_dir import RunDir
+from reopold.study_config import MicroConfig, StudyConfig
 from tasks import home
 from tests.faults.zygote import Zygote
 

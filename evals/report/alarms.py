@@ -54,7 +54,7 @@ def _of_run(run: Run) -> list[AlarmRow]:
         kind = event.get("kind")
         if kind in ("alarm", "rollback", DAMAGED):
             name = DAMAGED if kind == DAMAGED else str(event.get("alarm", "unknown"))
-            row = rows.setdefault(name, AlarmRow(run.name, run.method, name))
+            row = rows.setdefault(name, AlarmRow(run.name, run.arm, name))
             if kind == "rollback":
                 _add_rollback(row, event)
             else:

@@ -25,9 +25,10 @@ from evals.report.statistics import (
     seed_weights,
     unanimous_interval,
 )
-from evals.report.study import REFERENCES, Evaluation, Run, Study
+from evals.report.study import Evaluation, Run, Study
 from evals.scores import Metric
 from evals.stats import Interval
+from reopold.study_config import REFERENCES
 
 UNITS = ("samples", "steps", "tokens", "seconds")
 METRICS: tuple[Metric, ...] = ("avg@k", "pass@k", "maj@k")
@@ -181,7 +182,7 @@ class _Scores:
     @property
     def methods(self) -> list[str]:
         """References and methods with a score, in study order."""
-        order = [REFERENCES[0], *self.study.config.methods, REFERENCES[1]]
+        order = [REFERENCES[0], *self.study.compared, REFERENCES[1]]
         return [method for method in order if self.of(method)]
 
     def of(self, method: str) -> list[Run]:
@@ -270,7 +271,7 @@ def _method_row(study: Study, scores: _Scores, method: str) -> MethodRow:
 def _compared_with(study: Study, method: str) -> list[str]:
     """The methods whose difference is shown: the baseline and plain distillation (opd)."""
     wanted = dict.fromkeys([study.config.baseline, "opd"])
-    return [other for other in wanted if other != method and other in study.config.methods]
+    return [other for other in wanted if other != method and other in study.compared]
 
 
 def _gap(pooled: Estimate, student: Estimate | None, teacher: Estimate | None) -> Interval | None:
@@ -288,9 +289,9 @@ def _seed_row(scores: _Scores, run: Run) -> SeedRow:
     average, any_right, majority = (final.score(metric) for metric in METRICS)
     estimate = scores.estimate(run)
     student = scores.pooled(REFERENCES[0])
-    own = student is not None and run.method != REFERENCES[0]
+    own = student is not None and run.arm != REFERENCES[0]
     return SeedRow(
-        method=run.method,
+        method=run.arm,
         seed=run.seed,
         run=run.name,
         checkpoint_step=final.step,
@@ -312,7 +313,7 @@ def _efficiency_rows(study: Study, scores: _Scores) -> tuple[float | None, list[
     if baseline is None:
         return None, []
     rows = []
-    for method in study.config.methods:
+    for method in study.compared:
         if method == name or not scores.common_steps(method):
             continue
         units = {}
@@ -334,10 +335,10 @@ def score_table(study: Study) -> pd.DataFrame:
     rows = []
     for run in study.everyone:
         evaluations = run.evaluations
-        if run.method in REFERENCES:
+        if run.arm in REFERENCES:
             evaluations = [run.on(name)[-1] for name in study.benchmarks if run.on(name)]
         for item in evaluations:
-            key = (item.results.family, run.method, run.seed, item.step, item.benchmark)
+            key = (item.results.family, run.arm, run.seed, item.step, item.benchmark)
             for score in item.results.scores:
                 values = (score.value, score.low, score.high)
                 rows.append((*key, score.metric, score.n, score.k, *values))
@@ -356,7 +357,7 @@ def curve_table(study: Study) -> pd.DataFrame:
                 cost = run.cost(step) if step else dict.fromkeys(UNITS, 0.0)
                 tokens = None if math.isnan(cost["tokens"]) else int(cost["tokens"])
                 family = item.results.family
-                key = (family, run.method, run.seed, step, int(cost["samples"]), tokens)
+                key = (family, run.arm, run.seed, step, int(cost["samples"]), tokens)
                 for score in item.results.scores:
                     values = (score.value, score.low, score.high)
                     rows.append((*key, benchmark, score.metric, *values))

@@ -191,7 +191,7 @@ def _page(study: Study, sections: list[Section], facts: list[RunFacts]) -> dict[
         "panels": training_panels(study),
         "alarms": alarm_table(alarms),
         "alarm_words": alarm_words(study, alarms),
-        "styles": {name: STYLES[name] for name in study.config.methods},
+        "styles": {name: STYLES[name] for name in study.compared},
         "all_styles": STYLES,
         "rollouts": rollout_page(study),
         "provenance": provenance_table(facts),

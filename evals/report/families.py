@@ -158,7 +158,7 @@ def _question(study: Study, row: Mapping[Any, Any]) -> ShownQuestion | None:
 
 def _finals(study: Study, benchmark: str) -> dict[str, list[tuple[Run, Evaluation]]]:
     """The last evaluation of every run, by method in study order."""
-    order = ["student", *study.config.methods, "teacher"]
+    order = ["student", *study.compared, "teacher"]
     found = {
         method: [
             (run, run.scored(benchmark)[-1]) for run in study.of(method) if run.scored(benchmark)

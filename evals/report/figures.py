@@ -24,7 +24,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from evals.report.alarms import alarm_steps
 from evals.report.analysis import curve_table
 from evals.report.statistics import FloatArray
-from evals.report.study import REFERENCES, Run, Study
+from evals.report.study import Run, Study
+from reopold.study_config import REFERENCES
 
 #: CSS variable and the colour that matplotlib is told (each only once, so that it can be found).
 INK, SOFT, GRID, GROUND = "#1c2024", "#5b6570", "#dfe3e8", "#fdfdfe"
@@ -130,7 +131,7 @@ def learning_curves(study: Study, benchmark: str) -> Drawing | None:
     """avg@k against samples; None before anything but references was evaluated."""
     table = curve_table(study)
     table = table[(table["benchmark"] == benchmark) & (table["metric"] == "avg@k")]
-    methods = [name for name in study.config.methods if (table["method"] == name).any()]
+    methods = [name for name in study.compared if (table["method"] == name).any()]
     if not (table["checkpoint_step"] > 0).any():
         return None
     with rc_context({**RC, "font.size": 8.5}):
@@ -162,7 +163,7 @@ def training_panels(study: Study) -> list[Drawing]:
     drawings = []
     for metric, label in (PANELS | _family_panels(study)).items():
         lines: dict[str, pd.DataFrame] = {}
-        for name in study.config.methods:
+        for name in study.compared:
             runs = [run for run in study.of(name) if metric in run.metrics.columns]
             if runs:
                 series = {run.seed: run.metrics[metric].astype("float64") for run in runs}

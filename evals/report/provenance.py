@@ -43,7 +43,7 @@ def run_facts(run: Run) -> RunFacts:
     seconds = manifest.get("seconds")
     return RunFacts(
         run=run.name,
-        method=run.method,
+        method=run.arm,
         seed=run.seed,
         status=str(manifest.get("status", "new")),
         step=int(manifest.get("step", 0)),

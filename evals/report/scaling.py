@@ -18,7 +18,7 @@ from evals.report.statistics import (
     seed_weights,
     unanimous_interval,
 )
-from evals.report.study import REFERENCES, Run, Study
+from evals.report.study import Run, Study
 from evals.results import SAMPLES_FILE, Results, read_results
 from evals.scaling.curves import QuestionCurves, question_curves
 from evals.scaling.curves import over_seeds as mean_curves
@@ -26,6 +26,7 @@ from evals.scaling.speedup import SpeedUp, speed_up
 from evals.scaling.stage import FOLDER
 from evals.stats import Interval
 from reopold.config import ConfigError
+from reopold.study_config import REFERENCES
 
 METRICS = ("maj@k", "pass@k")
 _COLUMNS = [
@@ -83,7 +84,7 @@ class Scaling:
 def scaling(study: Study, benchmark: str) -> Scaling | None:
     """What STUDY/scaling holds on `benchmark`; None where that is nothing."""
     notes: list[str] = []
-    wanted = [name for name in study.config.scaling.methods if name in study.config.methods]
+    wanted = [name for name in study.config.scaling.methods if name in study.compared]
     curves = {
         method: found
         for method in (REFERENCES[0], *wanted, REFERENCES[1])

@@ -12,10 +12,10 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from evals.report.figures import RC, SOFT, STYLES, Drawing, svg_text
 from evals.report.scaling import Scaling, ScalingRow
-from evals.report.study import REFERENCES
 from evals.report.tables import NOTHING, Cell, Table
 from evals.report.words import interval_words, percent
 from evals.scaling.speedup import Ratio, SpeedUp
+from reopold.study_config import REFERENCES
 
 #: Dashes and marker of the curves that no training made.
 _REFERENCES: dict[str, tuple[tuple[float, ...], str]] = {

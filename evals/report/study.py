@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,11 +18,9 @@ from evals.results import RESULTS_FILE, SAMPLES_FILE, Results, read_results
 from evals.scaling import majority_at_k, pass_at_k
 from evals.scaling.stage import study_config
 from evals.scores import RIGHT, Metric, Score
-from reopold.config import ConfigError, RunConfig, StudyConfig
+from reopold.config import ConfigError, RunConfig
 from reopold.run_dir import Record, RunDir
-
-#: Runs that every method starts from or aims at, in the order in which tables show them.
-REFERENCES = ("student", "teacher")
+from reopold.study_config import REFERENCES, StudyConfig
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory. `method` is the config's, except for the references: their own name."""
+    """One run directory. `arm` names what it is a seed of; a reference is an arm of its own."""
 
     directory: RunDir
-    method: str
+    arm: str
     config: RunConfig
     manifest: Record
     metrics: pd.DataFrame
@@ -124,7 +122,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """StudyConfig, its references and its METHOD x seed runs in the order of study.json."""
+    """StudyConfig, its references and its ARM x seed runs in the order of study.json."""
 
     config: StudyConfig
     references: dict[str, Run]
@@ -136,9 +134,19 @@ class Study:
     def everyone(self) -> list[Run]:
         return [*self.references.values(), *self.runs]
 
-    def of(self, method: str) -> list[Run]:
-        """Runs of `method` (or the one reference of that name), in the order of the seeds."""
-        return [run for run in self.everyone if run.method == method]
+    def of(self, arm: str) -> list[Run]:
+        """Runs of `arm` (or the one reference of that name), in the order of the seeds."""
+        return [run for run in self.everyone if run.arm == arm]
+
+    @cached_property
+    def compared(self) -> list[str]:
+        """Methods and variants, in study order; points of sweeps have tables of their own."""
+        return [arm.name for arm in self.config.compared]
+
+    @property
+    def switching(self) -> list[Run]:
+        """Compared runs that have two phases."""
+        return [run for name in self.compared for run in self.of(name) if run.config.switches]
 
     @cached_property
     def expected(self) -> list[str]:
@@ -169,8 +177,8 @@ def load_study(study_dir: Path) -> Study:
             run = _load_run(RunDir(folder), notes)
             if run is not None:
                 found.append(run)
-    references = {run.method: run for name in REFERENCES for run in found if run.method == name}
-    runs = _in_study_order(config, [run for run in found if run.method not in REFERENCES], notes)
+    references = {run.arm: run for name in REFERENCES for run in found if run.arm == name}
+    runs = _in_study_order(config, [run for run in found if run.arm == ""], notes)
     study = Study(config, references, runs, notes, study_dir)
     notes.extend(_what_is_missing(study))
     return study
@@ -194,12 +202,12 @@ def _load_run(directory: RunDir, notes: list[str]) -> Run | None:
     metrics = metrics.drop_duplicates("step", keep="last").set_index("step").sort_index()
     if manifest.get("config_digest") not in (None, directory.digest()):
         notes.append(f"The config.json of run {name} is not the one that its trainer started with.")
-    is_reference = name in REFERENCES and config.method == "sft"
-    method = name if is_reference else config.method
+    supervised = config.method == "sft" and "-s" not in name
+    arm = name if supervised else ""  # the study says which
     evaluations = _load_evaluations(directory, notes)
     # A run that has begun has an event at least: without any it is not known what happened.
     events = directory.events() or None
-    return Run(directory, method, config, manifest, metrics, events, evaluations)
+    return Run(directory, arm, config, manifest, metrics, events, evaluations)
 
 
 def _load_evaluations(directory: RunDir, notes: list[str]) -> list[Evaluation]:
@@ -237,31 +245,30 @@ def _read_samples(folder: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _in_study_order(config: StudyConfig, runs: list[Run], notes: list[str]) -> list[Run]:
-    """One run for each METHOD x seed of the study; others are left out, with a note."""
+    """One run for each ARM x seed of the study; others are left out, with a note."""
+    named = {run.name: run for run in runs}
     ordered = []
-    for method in config.methods:
-        for seed in config.seeds:
-            # The run that carries the customary name wins over a copy under another one.
-            same = [run for run in runs if run.method == method and run.seed == seed]
-            same.sort(key=lambda run: (run.name != f"{method}-s{seed}", run.name))
-            ordered.extend(same[:1])
-    for run in runs:
-        if run not in ordered:
-            notes.append(
-                f"Run {run.name} ({run.method}, seed {run.seed}) is no part of study.json, or a "
-                "second run of the same method and seed: it is left out."
-            )
+    for arm in config.arms:
+        for seed in arm.seeds:
+            run = named.pop(f"{arm.name}-s{seed}", None)
+            if run is None:
+                continue
+            if (run.config.method, run.seed) == (arm.method, seed):
+                ordered.append(replace(run, arm=arm.name))
+            else:
+                notes.append(f"Run {run.name} is not what its name says: it is left out.")
+    notes += [f"Run {name} is no part of study.json: it is left out." for name in named]
     return ordered
 
 
 def _what_is_missing(study: Study) -> list[str]:
     notes = []
     notes += [f"There is no {name} run." for name in REFERENCES if name not in study.references]
-    there = {(run.method, run.seed) for run in study.runs}
-    for method in study.config.methods:
-        absent = [str(seed) for seed in study.config.seeds if (method, seed) not in there]
+    there = {run.name for run in study.runs}
+    for arm in study.config.arms:
+        absent = [str(seed) for seed in arm.seeds if f"{arm.name}-s{seed}" not in there]
         if absent:
-            notes.append(f"{method} has no run for seed {', '.join(absent)}.")
+            notes.append(f"{arm.name} has no run for seed {', '.join(absent)}.")
     for run in study.everyone:
         done, steps = run.manifest.get("step", 0), run.config.train.steps
         status = run.manifest.get("status", "new")

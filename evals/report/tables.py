@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from evals.report.analysis import UNITS, Analysis, EfficiencyRow, MethodRow, SeedRow
 from evals.report.statistics import Efficiency, verdict
-from evals.report.study import REFERENCES
 from evals.report.words import (
     UNIT_NAMES,
     amount,
@@ -20,6 +19,7 @@ from evals.report.words import (
     score_caption,
 )
 from evals.stats import Interval
+from reopold.study_config import REFERENCES
 
 
 @dataclass(frozen=True)

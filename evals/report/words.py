@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from evals.report.analysis import Analysis, EfficiencyRow, MethodRow
 from evals.report.statistics import Efficiency, Limit, verdict
-from evals.report.study import REFERENCES
 from evals.stats import RESAMPLES, Interval
+from reopold.study_config import REFERENCES
 
 WHAT_THIS_IS = (
     "These are micro models, trained from scratch on procedurally generated problems in minutes. "

@@ -18,14 +18,13 @@ from pathlib import Path
 
 from evals.evaluation import ensure_results, prepare
 from evals.results import Results, read_results
-from reopold.config import ConfigError, EvaluationConfig, StudyConfig, parse
+from reopold.config import ConfigError, EvaluationConfig, parse
 from reopold.provenance import checkpoint_digest
 from reopold.run_dir import RunDir
 from reopold.stopping import ShouldStop, check, never
+from reopold.study_config import REFERENCES, StudyConfig
 
 FOLDER = "scaling"
-#: The untaught student and the teacher, of which there is one each.
-REFERENCES = ("student", "teacher")
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def plan(study_dir: Path) -> list[Measured]:
     wanted = study.scaling
     if not wanted.samples:
         return []
-    methods = [method for method in wanted.methods if method in study.methods]
-    names = [f"{method}-s{seed}" for method in methods for seed in study.seeds]
+    arms = [arm for arm in study.compared if arm.name in wanted.methods]
+    names = [f"{arm.name}-s{seed}" for arm in arms for seed in study.seeds]
     found = []
     for who in (*REFERENCES, *names):
         run = RunDir(study_dir / "runs" / who)

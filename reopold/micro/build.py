@@ -3,7 +3,8 @@
 OUT/micro_maths/{train,validation,test}.jsonl      prompts and answers, a folder a family
 OUT/micro_maths/sft-{teacher,student}.jsonl        prompts with worked solutions
 OUT/micro_visual/images/*.png                      pictures
-OUT/{teacher,student}-init/                        untrained models, ordinary Hugging Face folders
+OUT/{teacher,student}-init/                        untrained models, ordinary Hugging Face folders;
+                                                   of further teachers OUT/teacher-NAME-init/
 OUT/micro.json                                     the MicroConfig, written last
 """
 
@@ -15,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reopold.config import MicroConfig
+from reopold.study_config import MicroConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,21 +69,33 @@ def _write_problems(out: Path, config: MicroConfig) -> None:
 
 def _write_models(out: Path, config: MicroConfig) -> None:
     tokenizer = suite_tokenizer(config)
-    roles: dict[Role, tuple[int, int, int]] = {
-        "teacher": (config.teacher_width, config.teacher_layers, config.problems_seed + 1),
-        "student": (config.student_width, config.student_layers, config.problems_seed + 2),
-    }
-    for role, (width, layers, seed) in roles.items():
-        folder = out / f"{role}-init"
-        if "visual" in config.families:
-            from reopold.micro import vision_models
+    teachers = [("teacher", config.teacher_width, config.teacher_layers)]
+    teachers += [(f"teacher-{each.name}", each.width, each.layers) for each in config.teachers]
+    seed = config.problems_seed
+    for name, width, layers in teachers:
+        _write_model(out / f"{name}-init", config, tokenizer, "teacher", width, layers, seed + 1)
+    sizes = (config.student_width, config.student_layers)
+    _write_model(out / "student-init", config, tokenizer, "student", *sizes, seed + 2)
 
-            seeing = vision_models.build_model(
-                tokenizer, role=role, width=width, layers=layers, seed=seed
-            )
-            vision_models.save_model(seeing, tokenizer, folder)
-        else:
-            from reopold.micro import models
 
-            model = models.build_model(tokenizer, width=width, layers=layers, seed=seed)
-            models.save_model(model, tokenizer, folder)
+def _write_model(
+    folder: Path,
+    config: MicroConfig,
+    tokenizer: Any,
+    role: Role,
+    width: int,
+    layers: int,
+    seed: int,
+) -> None:
+    if "visual" in config.families:
+        from reopold.micro import vision_models
+
+        seeing = vision_models.build_model(
+            tokenizer, role=role, width=width, layers=layers, seed=seed
+        )
+        vision_models.save_model(seeing, tokenizer, folder)
+    else:
+        from reopold.micro import models
+
+        model = models.build_model(tokenizer, width=width, layers=layers, seed=seed)
+        models.save_model(model, tokenizer, folder)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from reopold.config import MicroConfig
+from reopold.study_config import MicroConfig
 
 Split = Literal["train", "validation", "test"]
 

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reopold.config import MicroConfig
 from reopold.environments.arithmetic import calculate
 from reopold.micro.maths import OPERATORS, Split, write_lines
+from reopold.study_config import MicroConfig
 
 #: All but a call's expression, one token each: a dialogue of two calls is about 45 tokens.
 CALL = '<tool_call>{"name": "calculator", "arguments": {"expression": "'

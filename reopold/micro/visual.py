@@ -29,10 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from reopold.config import MicroConfig
 from reopold.data.images import PLACEHOLDER
 from reopold.micro.drawing import GRID, draw_grid
 from reopold.micro.maths import OPERATORS, Split, apply, write_lines
+from reopold.study_config import MicroConfig
 
 #: Circle, square, triangle, diamond, hexagon, plus.
 SHAPES = "cstdhp"

@@ -16,16 +16,10 @@ from statistics import median
 
 import torch
 
-from reopold.config import (
-    DataConfig,
-    MicroConfig,
-    ModelConfig,
-    RunConfig,
-    SamplingConfig,
-    TrainConfig,
-)
+from reopold.config import DataConfig, ModelConfig, RunConfig, SamplingConfig, TrainConfig
 from reopold.micro.build import build_suite
 from reopold.run_dir import RunDir
+from reopold.study_config import MicroConfig
 from reopold.trainer import Trainer
 from tests.benchmarks.record import keep
 

@@ -26,14 +26,7 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from reopold.config import (
-    DataConfig,
-    MicroConfig,
-    ModelConfig,
-    RunConfig,
-    TeacherConfig,
-    TrainConfig,
-)
+from reopold.config import DataConfig, ModelConfig, RunConfig, TeacherConfig, TrainConfig
 from reopold.engines.export import export
 from reopold.engines.hf import HFEngine
 from reopold.micro.build import build_suite
@@ -43,6 +36,7 @@ from reopold.provenance import git_commit, hardware, versions
 from reopold.rollouts import Needs, Rollout, SamplingParams
 from reopold.run_dir import RunDir
 from reopold.scoring import Scores
+from reopold.study_config import MicroConfig
 from reopold.teachers.base import SAMPLED_ONLY
 from reopold.trainer import Trainer
 

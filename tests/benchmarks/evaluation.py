@@ -22,12 +22,13 @@ from evals.benchmarks.problems import load_problems
 from evals.evaluation import evaluate_checkpoint
 from evals.grading import grade_many
 from evals.harness.adapter import sample_seed
-from reopold.config import EvaluationConfig, MicroConfig
+from reopold.config import EvaluationConfig
 from reopold.data.tokenizers import render
 from reopold.engines.hf import HFEngine
 from reopold.micro.build import build_suite
 from reopold.rollouts import SamplingParams
 from reopold.sandbox import run_program
+from reopold.study_config import MicroConfig
 from tests.benchmarks.record import keep
 
 ANSWERS = 10_000

@@ -31,7 +31,6 @@ from trl.experimental.iw_opd import IWOPDConfig, IWOPDTrainer
 
 from reopold.config import (
     DataConfig,
-    MicroConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
@@ -45,6 +44,7 @@ from reopold.engines.hf import load_model
 from reopold.micro.build import build_suite
 from reopold.provenance import git_commit, hardware, versions
 from reopold.run_dir import RunDir
+from reopold.study_config import MicroConfig
 from reopold.trainer import Trainer
 
 PROMPTS, SAMPLES, NEW_TOKENS = 32, 4, 48

@@ -5,16 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from reopold.config import (
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    RunConfig,
-    ScalingConfig,
-    StudyConfig,
-    TrainConfig,
-)
+from reopold.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig, TrainConfig
 from reopold.run_dir import RunDir
+from reopold.study_config import ScalingConfig, StudyConfig
 
 STEPS = 75
 

@@ -11,9 +11,10 @@ import pytest
 from evals.benchmarks import find
 from evals.benchmarks.problems import load_problems
 from evals.grading import grade
-from reopold.config import ConfigError, MicroConfig
+from reopold.config import ConfigError
 from reopold.environments import find_environment
 from reopold.micro.tools import write
+from reopold.study_config import MicroConfig
 
 TOOLS = find("micro_tools")
 

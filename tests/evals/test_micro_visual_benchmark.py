@@ -12,8 +12,9 @@ from evals.benchmarks import find
 from evals.benchmarks.base import Graded, Problem
 from evals.benchmarks.problems import load_problems
 from evals.grading import grade
-from reopold.config import ConfigError, MicroConfig
+from reopold.config import ConfigError
 from reopold.micro.visual import write
+from reopold.study_config import MicroConfig
 
 VISUAL = find("micro_visual")
 

@@ -15,9 +15,10 @@ from evals.harness.sampler import Keep, Request
 from evals.run import main
 from evals.scaling.stage import plan
 from evals.scaling.timed import WARM_UP, TimedSampler
-from reopold.config import ConfigError, EvaluationConfig, ScalingConfig, StudyConfig
+from reopold.config import ConfigError, EvaluationConfig
 from reopold.integrity import seal
 from reopold.rollouts import SamplingParams
+from reopold.study_config import ScalingConfig, StudyConfig
 from tests.evals.scaling_study import STEPS, write_scaling_study
 
 

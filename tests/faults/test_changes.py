@@ -189,7 +189,7 @@ def test_killed_in_a_rollback_it_ends_with_the_same_bits(
 
 def test_a_study_changes_with_its_runs(small: MakeRecipe, tmp_path: Path) -> None:
     """`--accept` of a study reaches the runs that it has already."""
-    from reopold.config import StudyConfig
+    from reopold.study_config import StudyConfig
     from tasks.preflight import check_study
 
     study = StudyConfig(name="s", methods=["opd"], seeds=[1], baseline="opd")
@@ -197,7 +197,7 @@ def test_a_study_changes_with_its_runs(small: MakeRecipe, tmp_path: Path) -> Non
     from reopold.studies import plan_run
 
     run = RunDir(tmp_path / "s" / "runs" / "opd-s1").create(
-        plan_run(study, tmp_path / "s", "opd", 1)
+        plan_run(study, tmp_path / "s", study.arm("opd"), 1)
     )
     longer = study.model_copy(update={"train": TrainConfig(steps=120)})
     with pytest.raises(ConfigError, match="belongs to another config"):

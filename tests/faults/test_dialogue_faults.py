@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from reopold.config import MicroConfig, ModelConfig, RunConfig, SamplingConfig, TrainConfig
+from reopold.config import ModelConfig, RunConfig, SamplingConfig, TrainConfig
 from reopold.run_dir import RunDir
+from reopold.study_config import MicroConfig
 from tests.faults.compare import assert_same
 from tests.faults.conftest import Straight
 from tests.faults.zygote import Zygote

@@ -16,13 +16,13 @@ from reopold.config import (
     ModelConfig,
     ObjectiveConfig,
     RunConfig,
-    StudyConfig,
     TrainConfig,
     is_local,
     load_recipe,
     parse,
 )
-from reopold.studies import plan_run, plan_supervised
+from reopold.studies import plan_runs, plan_supervised
+from reopold.study_config import StudyConfig
 from tests.conftest import REPO
 
 MINIMAL: dict[str, Any] = {
@@ -158,7 +158,7 @@ def test_local_paths_are_told_from_hub_ids(path: str, local: bool) -> None:
 
 def test_a_study_expands_to_runs_that_differ_in_method_and_seed_alone(tmp_path: Path) -> None:
     study = load_recipe(REPO / "deployments" / "recipes" / "quickstart.yaml", StudyConfig)
-    plans = [plan_run(study, tmp_path, m, s) for m in study.methods for s in study.seeds]
+    plans = plan_runs(study, tmp_path)
     assert len({plan.name for plan in plans}) == len(study.methods) * len(study.seeds)
     for section in ("sampling", "optimizer", "train", "evaluation"):
         assert len({getattr(plan, section).model_dump_json() for plan in plans}) == 1

@@ -10,18 +10,12 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from reopold.config import (
-    ConfigError,
-    MicroConfig,
-    RunConfig,
-    StudyConfig,
-    load_recipe,
-    parse,
-)
+from reopold.config import ConfigError, RunConfig, load_recipe, parse
 from reopold.data.prompts import load_mix, render_prompt
 from reopold.environments import Budget
 from reopold.micro.build import build_suite, suite_tokenizer
 from reopold.studies import plan_run, plan_supervised
+from reopold.study_config import MicroConfig, StudyConfig
 from tests.conftest import REPO
 
 SMALL = {
@@ -105,7 +99,7 @@ def test_a_study_of_three_families_plans_a_mix_and_three_evaluations(
     config = three_families
     for plan, file in (
         (plan_supervised(config, tmp_path, "teacher"), "sft-teacher"),
-        (plan_run(config, tmp_path, "reopold", 1), "train"),
+        (plan_run(config, tmp_path, config.arm("reopold"), 1), "train"),
     ):
         sets = [(plan.family, plan.data.train), *((s.family, s.train) for s in plan.data.mix)]
         assert sets == [
@@ -119,13 +113,13 @@ def test_a_study_of_three_families_plans_a_mix_and_three_evaluations(
         assert {each.data for each in plan.evaluations} == {str(tmp_path / "micro")}
         assert all(not each.also for each in plan.evaluations)
     micro = config.micro.model_copy(update={"weights": []})
-    equal = plan_run(config.model_copy(update={"micro": micro}), tmp_path, "reopold", 1)
+    equal = plan_run(config.model_copy(update={"micro": micro}), tmp_path, config.arm("reopold"), 1)
     assert equal.data.shares == (1, 1, 1)
 
 
 def test_a_study_of_one_family_plans_no_mix(tmp_path: Path) -> None:
     config = load_recipe(REPO / "deployments" / "recipes" / "quickstart.yaml", StudyConfig)
-    plan = plan_run(config, tmp_path, "opd", 31)
+    plan = plan_run(config, tmp_path, config.arm("opd"), 31)
     assert (plan.family, plan.data.mix, plan.evaluation.also) == ("maths", [], [])
     assert [each.benchmark for each in plan.evaluations] == ["micro_maths"]
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reopold.config import ConfigError, RunConfig, StudyConfig, changed, load_recipe, parse
+from reopold.config import ConfigError, RunConfig, changed, load_recipe, parse
 from reopold.health import Alarm, Health, alarms
 from reopold.studies import plan_run, plan_supervised
+from reopold.study_config import StudyConfig
 from tests.conftest import REPO
 
 Line = dict[str, Any]
@@ -388,6 +389,6 @@ def test_a_rollback_changes_what_it_names_and_can_be_made_again() -> None:
 def test_a_study_hands_its_alarms_to_its_methods(tmp_path: Path) -> None:
     recipe = REPO / "deployments" / "recipes" / "quickstart.yaml"
     study = load_recipe(recipe, StudyConfig, ["health.window=7", "health.truncation=stop"])
-    run = plan_run(study, tmp_path, "opd", 31)
+    run = plan_run(study, tmp_path, study.arm("opd"), 31)
     assert (run.health.window, run.health.truncation) == (7, "stop")
     assert plan_supervised(study, tmp_path, "teacher").health.truncation == "warn"

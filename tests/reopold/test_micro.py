@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from reopold.config import MicroConfig
 from reopold.data.tokenizers import render
 from reopold.micro.build import build_suite
 from reopold.micro.maths import MAX_OPERANDS, MIN_OPERANDS, Problem, draw, solve
 from reopold.micro.tokenizer import build_tokenizer
+from reopold.study_config import MicroConfig
 
 
 def test_a_solution_by_hand() -> None:

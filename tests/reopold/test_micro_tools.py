@@ -12,7 +12,6 @@ from typing import Any, get_args
 
 import pytest
 
-from reopold.config import MicroConfig
 from reopold.data.prompts import load_prompts
 from reopold.data.tokenizers import load_tokenizer, render
 from reopold.dialogue_styles import given_dialogue
@@ -21,6 +20,7 @@ from reopold.micro.build import suite_tokenizer
 from reopold.micro.maths import Split
 from reopold.micro.tools import CALL, CALL_END, FRAGMENTS, Problem, draw, solve, write
 from reopold.rollouts import Rollout
+from reopold.study_config import MicroConfig
 
 #: Second operator by the last digits of the first result (rows) and of the third number.
 RULE = (

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reopold.config import MicroConfig
 from reopold.data.prompts import load_prompts
 from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer, render
 from reopold.micro.build import build_suite
 from reopold.micro.drawing import CELL, draw_grid
 from reopold.micro.visual import CHARACTERS, SHAPES, Problem, draw, read, solve, write
+from reopold.study_config import MicroConfig
 
 CELLS = (("c", 3), ("t", 2), ("s", 4), ("d", 7))
 #: The square with a 7 in it, a character for every 2 x 2 pixels of its cell.

@@ -11,7 +11,7 @@ import pytest
 
 from evals.results import read_results
 from evals.run import evaluate_run
-from reopold.config import ConfigError, ModelConfig, RunConfig, StudyConfig, TrainConfig
+from reopold.config import ConfigError, ModelConfig, RunConfig, TrainConfig
 from reopold.engines import hf
 from reopold.integrity import seal
 from reopold.preflight import checks
@@ -19,6 +19,7 @@ from reopold.provenance import check_parents
 from reopold.retention import prune
 from reopold.run_dir import RunDir
 from reopold.studies import plan_run
+from reopold.study_config import StudyConfig
 from tasks.benchmark import evaluated
 from tasks.preflight import check_run, check_study
 
@@ -33,7 +34,7 @@ def config(three: Path, three_families: StudyConfig, tmp_path: Path) -> RunConfi
         student=str(tmp_path / "micro" / "student-init"),
         teacher=str(tmp_path / "micro" / "teacher-init"),
     )
-    planned = plan_run(three_families, tmp_path, "reopold", 1)
+    planned = plan_run(three_families, tmp_path, three_families.arm("reopold"), 1)
     return planned.model_copy(update={"model": models})
 
 

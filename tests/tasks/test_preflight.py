@@ -14,11 +14,11 @@ from reopold.config import (
     EvaluationConfig,
     ModelConfig,
     RunConfig,
-    StudyConfig,
     TrainConfig,
     load_recipe,
 )
 from reopold.run_dir import RunDir
+from reopold.study_config import StudyConfig
 from tasks.preflight import check_evaluations, check_run, check_study, claim_run, preflight
 from tests.conftest import REPO
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from prefect.logging import disable_run_logger
 
-from reopold.config import EvaluationConfig, ScalingConfig, StudyConfig
+from reopold.config import EvaluationConfig
 from reopold.integrity import seal
+from reopold.study_config import ScalingConfig, StudyConfig
 from tasks import scaling
 from tests.evals.scaling_study import STEPS, write_scaling_study
 

@@ -10,7 +10,7 @@ import pytest
 from reopold.config import ConfigError, ObjectiveConfig, RunConfig, TrainConfig
 from reopold.run_dir import RunDir
 from tasks.cache import VERSIONS, compute_key
-from tasks.stages import Done, evaluated_steps, spans
+from tasks.stages import Done, spans
 
 Recipe = Callable[..., RunConfig]
 
@@ -46,12 +46,6 @@ def test_a_switch_at_either_end_leaves_one_stage(
 ) -> None:
     config = recipe("reopold", objective=ObjectiveConfig(switch_fraction=fraction))
     assert [(s.label, s.until) for s in spans(config)] == [(label, 6)]
-
-
-def test_only_the_last_checkpoint_of_a_supervised_model_is_evaluated(recipe: Recipe) -> None:
-    sft, opd = recipe("sft"), recipe("opd")
-    assert evaluated_steps(sft, spans(sft)[0]) == [6]
-    assert evaluated_steps(opd, spans(opd)[0]) == [2, 4, 6]
 
 
 def test_the_key_tells_apart_whatever_decides_a_result(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,15 +33,13 @@ from reopold.config import (
     EvaluationConfig,
     Family,
     Method,
-    MicroConfig,
     ModelConfig,
     RunConfig,
     SamplingConfig,
-    ScalingConfig,
-    StudyConfig,
     TrainConfig,
 )
 from reopold.run_dir import RunDir
+from reopold.study_config import MicroConfig, ScalingConfig, StudyConfig
 
 FAMILIES: dict[str, Family] = {
     "micro_maths": "maths",

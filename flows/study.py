@@ -1,4 +1,4 @@
-"""The main job: teacher and student from scratch, methods x seeds, comparison and report."""
+"""A study: its models, its arms x seeds in parallel up to the slots, comparison and report."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel
 
 from flows.distill import WAITING_STAGES, settle, submit_run
-from reopold.config import MicroConfig, RunConfig, StudyConfig
+from reopold.config import DISTILLATION_METHODS, RunConfig
 from reopold.run_dir import RunDir
-from reopold.studies import micro_folder, plan_run, plan_supervised, runs_folder
+from reopold.studies import (
+    micro_folder,
+    plan_run,
+    plan_supervised,
+    runs_folder,
+    supervised_roles,
+    teacher_role,
+)
+from reopold.study_config import MicroConfig, StudyConfig
 from tasks.alive import alive
 from tasks.launch import stopping_on_signals
 from tasks.progress import Progress, show
@@ -33,11 +41,11 @@ class StudyResult(BaseModel):
 
 
 @flow(
-    name="quickstart",
+    name="study",
     flow_run_name="{study.name}",
     task_runner=ThreadPoolTaskRunner(max_workers=WAITING_STAGES),  # type: ignore[arg-type]
 )
-def quickstart(study: StudyConfig, study_dir: str) -> StudyResult:
+def study(study: StudyConfig, study_dir: str) -> StudyResult:
     """Run a study in `study_dir`, which already belongs to it; what is there is reused."""
     with alive(study_dir), stopping_on_signals():
         settle(_submit_study(study, Path(study_dir)))
@@ -52,17 +60,30 @@ def quickstart(study: StudyConfig, study_dir: str) -> StudyResult:
 
 
 def _submit_study(study: StudyConfig, folder: Path) -> list[PrefectFuture[Any]]:
-    suite = _submit_micro(folder, study.micro)
-    teacher = _submit(study, folder, plan_supervised(study, folder, "teacher"), [suite])
-    student = _submit(study, folder, plan_supervised(study, folder, "student"), [suite])
-    futures = [suite, *teacher, *student]
+    futures, models = _submit_models(study, folder)
     # Longest chains first: a method with two phases has twice the processes to start.
-    for method in sorted(study.methods, key=lambda m: m != "reopold"):
-        for seed in study.seeds:
-            config = plan_run(study, folder, method, seed)
-            parents = [student[-1], teacher[-1]] if config.model.teacher else [student[-1]]
-            futures += _submit(study, folder, config, parents)
+    for arm in sorted(study.arms, key=lambda arm: arm.method != "reopold"):
+        needed = [models["student"], models[teacher_role(arm.teacher)]] if models else []
+        if arm.method not in DISTILLATION_METHODS:
+            needed = needed[:1]
+        for seed in arm.seeds:
+            futures += _submit(folder, plan_run(study, folder, arm, seed), needed)
     return futures
+
+
+def _submit_models(
+    study: StudyConfig, folder: Path
+) -> tuple[list[PrefectFuture[Any]], dict[str, PrefectFuture[Any]]]:
+    """The embedded suite and its models: all futures, and the last one of each model."""
+    if not study.embedded:
+        return [], {}
+    suite = _submit_micro(folder, study.micro)
+    futures, models = [suite], {}
+    for role in supervised_roles(study):
+        own = _submit(folder, plan_supervised(study, folder, role), [suite])
+        futures += own
+        models[role] = own[-1]
+    return futures, models
 
 
 def _submit_micro(folder: Path, micro: MicroConfig) -> Any:
@@ -76,8 +97,6 @@ def _submit_micro(folder: Path, micro: MicroConfig) -> Any:
     return build_micro.with_options(refresh_cache=not reuse).submit(str(out), digest, micro)
 
 
-def _submit(
-    study: StudyConfig, folder: Path, config: RunConfig, parents: list[Any]
-) -> list[PrefectFuture[Any]]:
+def _submit(folder: Path, config: RunConfig, parents: list[Any]) -> list[PrefectFuture[Any]]:
     run = RunDir(runs_folder(folder) / config.name).create(config)
     return submit_run(run.path, parents)
