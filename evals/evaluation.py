@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -28,7 +27,7 @@ from evals.results import (
 from evals.scores import Unscored, score
 from reopold.config import ConfigError, EvaluationConfig
 from reopold.integrity import COMPLETE, faults, marker
-from reopold.provenance import checkpoint_digest, versions
+from reopold.provenance import checkpoint_digest, parameter_count, versions
 from reopold.stopping import ShouldStop, never
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def _evaluate(
         evaluation,
         digest=digest,
         step=trained if step is None else step,
-        parameters=_parameters(checkpoint),
+        parameters=int(parameter_count(checkpoint)),
         seconds=seconds,
     )
     write_results(output, results, sample_rows(questions))
@@ -226,18 +225,6 @@ def _results(
         isolation=_isolation(benchmark),
         versions=versions(),
     )
-
-
-def _parameters(checkpoint: Path) -> int:
-    """Of the weights, from the headers of its safetensors (a tied head is stored once)."""
-    from safetensors import safe_open
-
-    total = 0
-    for file in checkpoint.glob("*.safetensors"):
-        with safe_open(file, "numpy") as weights:
-            names = weights.keys()
-            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
-    return total
 
 
 def _share(flags: Iterable[bool]) -> float:

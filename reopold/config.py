@@ -576,6 +576,14 @@ class RunConfig(Training):
         return self.method == "reopold" and 0 < self.switch_step < self.train.steps
 
     @property
+    def devices(self) -> int:
+        """GPUs that work for the run: the trainer's, and one for each server."""
+        served = [self.engine, *self.teachers]
+        if self.method in DISTILLATION_METHODS:
+            served.append(self.teacher)
+        return 1 + sum(len(s.urls) or s.replicas for s in served if s.kind == "server")
+
+    @property
     def samples_per_step(self) -> int:
         return self.sampling.prompts_per_step * self.sampling.rollouts_per_prompt
 

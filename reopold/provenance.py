@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -49,12 +50,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware(device: str) -> dict[str, str | int]:
-    """Processor and accelerator, without host names."""
+def hardware(device: str, devices: int = 1) -> dict[str, str | int]:
+    """Processor and accelerator, without host names.
+
+    Args:
+        devices: GPUs (or CPU processes) that work for the run.
+    """
     described: dict[str, str | int] = {
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count() or 0,
         "device": device,
+        "devices": devices,
     }
     if device.startswith("cuda"):
         import torch
@@ -76,6 +82,22 @@ def checkpoint_digest(folder: Path) -> str:
         return str(folder)
     files = (file for file in folder.iterdir() if file.suffix in (".json", ".safetensors"))
     return weights_digest({file.name: file_digest(file) for file in files if file.is_file()})
+
+
+def parameter_count(path: str | Path) -> float:
+    """Of a checkpoint's weights, from the headers of its safetensors (a tied head is stored once);
+    NaN for a hub id, whose files are not here."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return math.nan
+    from safetensors import safe_open
+
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "numpy") as weights:
+            names = weights.keys()
+            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+    return total
 
 
 def check_parents(run: RunDir, config: RunConfig) -> dict[str, str]:

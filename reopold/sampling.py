@@ -33,6 +33,8 @@ class Drawn:
     """What was sampled for a step, kept or not."""
 
     rollouts: int
+    prompt_tokens: int
+    """Positions of the prompts, each read once."""
     tokens: int
     """That the model sampled."""
 
@@ -49,6 +51,8 @@ class Sampler:
     teacher: Teacher | None
     outcomes: Callable[[Sequence[Prompt], Sequence[Rollout]], Tensor | None]
     should_stop: ShouldStop
+    length: Callable[[Rollout], int]
+    """Positions that a rollout's prompt takes in the student."""
     ahead: ScoringAhead | None = field(default=None, init=False)
     """Scores of this step's rollouts that are made while the rest is sampled."""
 
@@ -73,7 +77,7 @@ class Sampler:
             rollouts = self.responses(prompts, draw)
             drawn += rollouts
             if rounds == 1:
-                return prompts, rollouts, _drawn(drawn)
+                return prompts, rollouts, self._count(drawn)
             rewards_S = self.outcomes(prompts, rollouts)
             assert rewards_S is not None  # the config refuses group methods without outcomes
             for i, prompt in enumerate(prompts):
@@ -84,7 +88,15 @@ class Sampler:
             if len(useful) >= size:
                 break
         chosen = (useful + spare)[:size]
-        return [p for p, _ in chosen], [r for _, group in chosen for r in group], _drawn(drawn)
+        return [p for p, _ in chosen], [r for _, group in chosen for r in group], self._count(drawn)
+
+    def _count(self, rollouts: Sequence[Rollout]) -> Drawn:
+        copies = 1 if self.config.method == "sft" else self.config.sampling.rollouts_per_prompt
+        return Drawn(
+            rollouts=len(rollouts),
+            prompt_tokens=sum(map(self.length, rollouts[::copies])),
+            tokens=sum(len(rollout.sampled_ids) for rollout in rollouts),
+        )
 
     def next_prompts(self, draw: int) -> list[Prompt]:
         """Prompts of a draw: the cursor is its number, the order a function of the seed."""
@@ -206,7 +218,3 @@ class _Asked:
         """Of its dialogues; None where it asks for an answer alone."""
         name = self.prompt.environment
         return find_environment(name).style if name else None
-
-
-def _drawn(rollouts: Sequence[Rollout]) -> Drawn:
-    return Drawn(len(rollouts), sum(len(rollout.sampled_ids) for rollout in rollouts))

@@ -11,13 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reopold.divergences import TopK
 from reopold.rollouts import Credit, Rollout, TokenBatch
 from reopold.step_buffer import Step
 
 
-def describe_rollout(step: Step, i: int, tokenizer: Any) -> dict[str, Any]:
+def describe_rollout(
+    step: Step, i: int, tokenizer: Any, rather: TopK | None = None
+) -> dict[str, Any]:
     """One rollout as a readable record: text, outcome, and every token's signals. Of a dialogue
-    also its messages, each with the number of its tokens; of a prompt with images their paths."""
+    also its messages, each with the number of its tokens; of a prompt with images their paths.
+
+    Args:
+        rather: the teacher's likeliest ids at every token of the step.
+    """
     rollout, batch, credit = step.rollouts[i], step.batch, step.credit
     assert batch is not None and credit is not None
     prompt = step.prompts[i * len(step.prompts) // len(step.rollouts)]
@@ -25,6 +32,7 @@ def describe_rollout(step: Step, i: int, tokenizer: Any) -> dict[str, Any]:
     teacher, observed = batch.teacher_logprobs_N, rollout.observed or [False] * len(rows)
     led = _describe_dialogue(rollout, prompt.environment, tokenizer) if prompt.environment else {}
     return {
+        "question_id": prompt.id,
         "prompt": "\n".join(message["content"] for message in prompt.messages),
         "response": tokenizer.decode(rollout.response_ids, skip_special_tokens=True),
         "answer": prompt.answer,
@@ -40,10 +48,17 @@ def describe_rollout(step: Step, i: int, tokenizer: Any) -> dict[str, Any]:
                 "entropy": float(batch.entropy_N[row]),
                 "kept": bool(credit.keep_N[row]),
                 **({"observed": said} if led else {}),
+                **({} if rather is None else _alternatives(rather, row, tokenizer)),
             }
             for token, row, said in zip(rollout.response_ids, rows, observed, strict=True)
         ],
     }
+
+
+def _alternatives(rather: TopK, row: int, tokenizer: Any) -> dict[str, Any]:
+    """Texts and log-probs of the teacher's likeliest ids at a token."""
+    pairs = zip(rather.ids_NK[row].tolist(), rather.logprobs_NK[row].tolist(), strict=True)
+    return {"alternatives": [[tokenizer.decode([token]), logprob] for token, logprob in pairs]}
 
 
 def _reward(batch: TokenBatch, i: int) -> float | None:

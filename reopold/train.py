@@ -100,7 +100,7 @@ def _train(run: RunDir, until: int, accept: list[str]) -> int:
         schema=1, name=config.name, method=config.method, seed=config.seed, family=config.family,
         status="running", step=done, steps=config.train.steps, config_digest=digest,
         identity=before.get("identity", f"{digest}@{begun}"), attempt=run.attempt(),
-        git_commit=git_commit(), versions=versions(), hardware=hardware(device),
+        git_commit=git_commit(), versions=versions(), hardware=hardware(device, config.devices),
         parents=parents, started_at=begun, message="", ended_by="",
     )  # fmt: skip
     try:

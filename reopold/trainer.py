@@ -6,6 +6,7 @@ Axes: N response tokens of the step, flattened over its rollouts; S sequences.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import json
 import math
@@ -29,6 +30,7 @@ from reopold.checkpoint import (
     write_checkpoint,
 )
 from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig
+from reopold.costs import Costs, Meter, Scorer, local_scorer, prompt_length, teacher_scorers
 from reopold.data.answers import answer_reward
 from reopold.data.prompts import Prompt, load_mix
 from reopold.data.tokenizers import load_tokenizer
@@ -53,6 +55,7 @@ from reopold.step_records import describe_rollout, dump_step
 from reopold.stopping import ShouldStop, StopRequested, never
 from reopold.teachers.base import Teacher
 from reopold.teachers.build import build_teacher, check_sight, load_local
+from reopold.teachers.local import LocalTeacher
 from reopold.update import NonFinite, Updater
 from reopold.vision import Vision
 
@@ -83,7 +86,7 @@ class Trainer:
     ) -> None:
         self.should_stop = should_stop
         self.run, self.config, self.device = run, config, device
-        self.steps_done = self.samples = self.tokens = 0
+        self.steps_done = 0
         self.blocked = 0.0
         self.step: Step | None = None
         self.kept: dict[str, Any] = {}
@@ -115,6 +118,8 @@ class Trainer:
             should_stop,
             vision,
         )
+        own = Scorer(sum(p.numel() for p in self.model.parameters()), prompt_length(vision))
+        self.meter = Meter(config, own, {})
         if point:
             self._restore(point)
         self.health = Health(config, run.metrics())
@@ -137,7 +142,7 @@ class Trainer:
         """The engine, the teacher and the reference, each wherever the recipe puts it."""
         config, needs, folder = self.config, self.objective.needs, self.run.path / "engine"
         self.teacher: Teacher | None = None
-        self.reference: Teacher | None = None
+        self.reference: LocalTeacher | None = None
         self.engine = build_engine(
             config,
             self.model,
@@ -172,7 +177,10 @@ class Trainer:
                 self.teacher,
                 lambda prompts, rollouts: self._outcomes(prompts, rollouts),
                 self.should_stop,
+                self.meter.student.length,
             )
+            self.meter.teachers = teacher_scorers(config, self.teacher)
+            self.meter.reference = local_scorer(self.reference) if self.reference else None
             self._hand_over()
         except BaseException:
             self.close()
@@ -256,13 +264,12 @@ class Trainer:
         self.engine.sleep()
         with _timed(step, "score"):
             if step.batch is None:
-                step.batch, step.gap = self._signals(step.prompts, step.rollouts)
+                step.batch, step.gap = self.signals(step.prompts, step.rollouts)
         with _timed(step, "update"):
             update = self._learn(step)
             self.steps_done, self.step = k + 1, None
             synced = self._hand_over()
-        self.samples += len(step.rollouts)
-        self.tokens += step.drawn.tokens
+        self.meter.count(step.rollouts, step.drawn)
         self._log(step, {**update, **step.gap, **synced})
         return step
 
@@ -274,8 +281,7 @@ class Trainer:
             "step": step.k,
             "phase": self.config.phase(step.k),
             "time": time.time(),
-            "samples": self.samples,
-            "tokens": self.tokens,
+            **self.meter.total.line(),
             **metrics,
             **rollout_metrics(
                 step,
@@ -354,7 +360,7 @@ class Trainer:
             return ahead.collect(rollouts).to(self.device)
         return self.teacher.score(rollouts, self.objective.needs).to(self.device)
 
-    def _signals(
+    def signals(
         self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
     ) -> tuple[TokenBatch, Metrics]:
         """Scores under pi_old and the teacher, and the outcome of each sequence."""
@@ -430,8 +436,7 @@ class Trainer:
         self.saver.wait()
         state = {
             "steps_done": k,
-            "samples": self.samples,
-            "tokens": self.tokens,
+            "costs": dataclasses.asdict(self.meter.total),
             "next_draw": k * self.objective.needs.sampling_rounds,
             "phase": self.config.phase(min(k, self.config.train.steps - 1)),
             "weight_version": self.engine.weight_version,
@@ -468,8 +473,7 @@ class Trainer:
         state = load_state(point)
         restore_rng(state["rng"])
         restore_optimizer(self.optimizer, state["optimizer"])
-        self.steps_done, self.samples = state["steps_done"], state["samples"]
-        self.tokens = state["tokens"]
+        self.steps_done, self.meter.total = state["steps_done"], Costs(**state["costs"])
         if "under_way" in state:
             self.kept = state["under_way"]
             self.step = unpack(self.kept, self.device)

@@ -222,7 +222,7 @@ def test_outcomes_belong_to_their_rollouts(recipe: Recipe, run_dir: MakeRun) -> 
     batch, _ = trainer._signals(prompts, rollouts)
     assert batch.reward_S is not None and batch.reward_S.tolist() == [1.0, 0.0, 0.0, 1.0]
     assert batch.group_S is not None and batch.group_S.tolist() == [0, 0, 1, 1]
-    step = Step(0, prompts, rollouts, Drawn(4, 12), batch=batch)
+    step = Step(0, prompts, rollouts, Drawn(4, 0, 12), batch=batch)
     step.credit = trainer.objective(batch, 0)
     shown = [describe_rollout(step, i, trainer.tokenizer) for i in range(4)]
     assert [s["prompt"] for s in shown] == [p.messages[0]["content"] for p in prompts for _ in "ab"]
