@@ -16,7 +16,6 @@ from flows.session import run_flow
 
 if TYPE_CHECKING:
     from reopold.config import RunConfig
-    from reopold.study_config import StudyConfig
 
 EXIT_BAD_INPUT = 2
 
@@ -69,9 +68,6 @@ def quickstart(
             "calculator), or all (one student of the three, mixed).",
         ),
     ] = "maths",
-    recipe: Annotated[
-        Path | None, typer.Option(help="A study file instead of the family's.", metavar="FILE")
-    ] = None,
     sets: Sets = None,
     accept: Accept = None,
     quiet: Quiet = False,
@@ -83,15 +79,32 @@ def quickstart(
 
     Example:  reopold quickstart --family visual --set seeds=[1] --set train.steps=40
     """
-    from reopold.config import ConfigError, load_recipe
-    from reopold.study_config import StudyConfig
-    from tasks.home import home
+    from reopold.config import ConfigError
 
     if family not in QUICKSTARTS:
         raise ConfigError(f"no family '{family}'; choose one of {', '.join(QUICKSTARTS)}")
-    study = load_recipe(recipe or RECIPES / QUICKSTARTS[family], StudyConfig, sets or [])
-    folder = shown(home() / "studies" / study.name)
-    _run_study(study, folder, accept or [], quiet or as_json, as_json)
+    _run_study(RECIPES / QUICKSTARTS[family], sets, accept, quiet, as_json)
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Study file (YAML).")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check it and print its plan; run nothing.")
+    ] = False,
+    sets: Sets = None,
+    accept: Accept = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study: methods, variants and sweeps x seeds from one base recipe, then its report.
+
+    The plan comes first: runs, samples, hours, disk. Interrupted or run again, it goes on from what
+    is done; a seed, a method or a sweep that is added to the file later runs what is new.
+
+    Example:  reopold study deployments/recipes/studies/ablation.yaml --dry-run
+    """
+    _run_study(file, sets, accept, quiet, as_json, dry_run)
 
 
 @app.command()
@@ -262,18 +275,40 @@ def _preflight(config: RunConfig, run_dir: Path, *, quiet: bool, as_json: bool =
 
 
 def _run_study(
-    study: StudyConfig, study_dir: Path, accept: list[str], quiet: bool, as_json: bool
+    file: Path,
+    sets: list[str] | None,
+    accept: list[str] | None,
+    quiet: bool,
+    as_json: bool,
+    dry_run: bool = False,
 ) -> None:
-    from tasks.preflight import check_study
+    from dataclasses import asdict
 
-    check_study(study, study_dir, accept)
+    from reopold.config import load_recipe
+    from reopold.study_config import StudyConfig
+    from tasks.home import home
+    from tasks.plan import plan_study
+    from tasks.preflight import check_study, claim_study
+
+    study = load_recipe(file, StudyConfig, sets or [])
+    study_dir = shown(home() / "studies" / study.name)
+    check_study(study, study_dir, accept or [])
+    plan = plan_study(study, study_dir)
+    if not (quiet or as_json):
+        from flows.terminal import show_plan
+
+        show_plan(plan, study.name)
+    if dry_run:
+        print_result({"plan": asdict(plan)}, as_json, "")
+        return
+    claim_study(study, study_dir, accept or [])
 
     def run() -> dict[str, Any]:
         from flows.study import study as flow
 
         return flow(study, str(study_dir)).model_dump(mode="json")
 
-    result = run_flow(run, quiet)
+    result = run_flow(run, quiet or as_json)
     text = result["compared"].pop("text")
     text = f"\n{text}\n\nreport: {result['report']}\n{_tracked(study_dir)}"
     print_result(result, as_json, text)

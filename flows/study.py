@@ -22,9 +22,11 @@ from reopold.studies import (
     supervised_roles,
     teacher_role,
 )
-from reopold.study_config import MicroConfig, StudyConfig
+from reopold.study_config import REFERENCE_FOLDER, MicroConfig, StudyConfig
 from tasks.alive import alive
+from tasks.benchmark import evaluate_checkpoint
 from tasks.launch import stopping_on_signals
+from tasks.microscope import record_rollouts
 from tasks.progress import Progress, show
 from tasks.report import Compared, compare_study, track_study, write_report
 from tasks.scaling import run_scaling
@@ -51,6 +53,8 @@ def study(study: StudyConfig, study_dir: str) -> StudyResult:
         settle(_submit_study(study, Path(study_dir)))
         if study.scaling.samples:
             run_scaling(study_dir)
+        if study.microscope.prompts:
+            record_rollouts(study_dir, study)
         compared = compare_study(study_dir)
         report = write_report(study_dir)
         tracking_run = track_study(study_dir)
@@ -74,9 +78,10 @@ def _submit_study(study: StudyConfig, folder: Path) -> list[PrefectFuture[Any]]:
 def _submit_models(
     study: StudyConfig, folder: Path
 ) -> tuple[list[PrefectFuture[Any]], dict[str, PrefectFuture[Any]]]:
-    """The embedded suite and its models: all futures, and the last one of each model."""
+    """The embedded suite and its models: all futures, and the last one of each model. Given models
+    are only evaluated."""
     if not study.embedded:
-        return [], {}
+        return _submit_references(study, folder), {}
     suite = _submit_micro(folder, study.micro)
     futures, models = [suite], {}
     for role in supervised_roles(study):
@@ -84,6 +89,20 @@ def _submit_models(
         futures += own
         models[role] = own[-1]
     return futures, models
+
+
+def _submit_references(study: StudyConfig, folder: Path) -> list[PrefectFuture[Any]]:
+    """Student and teacher as they are, on the benchmarks of the runs."""
+    settings = study.recipe(study.compared[0]).evaluations
+    models = {"student": study.model.student, "teacher": study.model.teacher}
+    return [
+        evaluate_checkpoint.submit(
+            path, str(folder / REFERENCE_FOLDER / role), settings, study.model.dtype,
+            study.model.device,
+        )
+        for role, path in models.items()
+        if path
+    ]  # fmt: skip
 
 
 def _submit_micro(folder: Path, micro: MicroConfig) -> Any:

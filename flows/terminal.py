@@ -19,6 +19,7 @@ from rich.table import Table
 from evals.benchmarks.catalogue import Entry
 from reopold.preflight import Check
 from tasks.findings import Finding
+from tasks.plan import Plan
 from tasks.progress import Progress, Silent, use_display
 
 #: Seconds between plain lines about one running stage.
@@ -171,3 +172,36 @@ def show_checks(found: Sequence[Check]) -> None:
         result = f"[{colours[check.status]}]{check.status}[/]"
         table.add_row(check.name, result, escape(check.found), escape(check.mend))
     Console(stderr=True).print(table)
+
+
+def show_plan(plan: Plan, where: str) -> None:
+    """What a study will do, on stderr: stdout is left to results."""
+    table = Table("arm", "settings", "runs", "samples", "hours", "disk", box=box.SIMPLE_HEAD)
+    for row in plan.rows:
+        done = f" ({row.done} done)" if row.done else ""
+        table.add_row(
+            row.arm,
+            escape(row.settings),
+            f"{row.runs}{done}",
+            f"{row.samples:,}",
+            f"{row.device_hours:.2f}",
+            size(row.disk_bytes),
+        )
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(
+        f"{where}: {plan.runs} runs, {plan.samples:,} samples, about {plan.device_hours:.2g} "
+        f"hours of one GPU (or CPU core), {size(plan.disk_bytes)} of checkpoints",
+        highlight=False,
+        markup=False,
+    )
+
+
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return (
+        f"{value:.0f} {units[0]}" if value >= 10 or units[0] == "B" else f"{value:.1f} {units[0]}"
+    )

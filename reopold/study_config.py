@@ -31,6 +31,8 @@ from reopold.config import (
 NAME = r"^[a-z][a-z0-9_]*$"
 #: Runs of a study that are no arm: what every arm starts from, and what it learns from.
 REFERENCES = ("student", "teacher")
+#: Of a study's folder: where given models have their evaluations.
+REFERENCE_FOLDER = "references"
 
 
 class MicroTeacher(Strict):

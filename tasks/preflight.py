@@ -78,45 +78,83 @@ def checkpoint_bytes(config: RunConfig) -> int:
     return len(config.checkpoint_steps()) * COPIES_PER_CHECKPOINT * weights
 
 
+#: Of a study file: what may be added to, or changed, without touching a run that is there.
+EXTENDABLE = {
+    *("title", "methods", "variants", "sweeps", "seeds", "baseline"),
+    *("scaling", "microscope", "champion", "published", "sft_data"),
+}
+
+
 def check_study(study: StudyConfig, study_dir: Path, accept: Sequence[str] = ()) -> None:
-    """Claim the study's folder.
+    """Find out whether a study can be run, or go on, in a folder. Nothing is written.
 
     Args:
-        accept: fields, or sections, in which the study may differ from the one there; its runs then
-            go on with what follows from them.
+        accept: fields, or sections, in which the study may differ from the one there.
 
     Raises:
-        ConfigError: a run of it would be refused, the folder belongs to another config, or the
-            disk is too full.
+        ConfigError: a run of it would be refused, the folder belongs to another study (one that
+            differs in more than in what was added), or the disk is too full.
     """
+    runs = _planned(study, study_dir)
+    for evaluation in runs[0].evaluations:
+        check_settings(evaluation)
+    if study.embedded:
+        checkpoints = sum(len(run.checkpoint_steps()) for run in runs)
+        needed = checkpoints * COPIES_PER_CHECKPOINT * micro_bytes(study.micro)
+        require_disk(study_dir, needed)
+    else:
+        for config in runs:
+            check_run(config, runs_folder(study_dir) / config.name)
+    _extended(study, study_dir, accept)
+    if not accept:
+        _check_runs(runs, study_dir)
+
+
+def claim_study(study: StudyConfig, study_dir: Path, accept: Sequence[str] = ()) -> None:
+    """Write study.json, or accept the one there; runs that it changes go on with what follows.
+
+    Raises:
+        ConfigError: as :func:`check_study`.
+    """
+    file = study_dir / "study.json"
+    if _extended(study, study_dir, accept):
+        for config in _planned(study, study_dir) if accept else []:
+            run = RunDir(runs_folder(study_dir) / config.name)
+            if run.config_file.exists():
+                run.create(config, list(RunConfig.model_fields))
+        write_atomic(file, study.canonical_json())
+    claim_folder(study_dir, file.name, study.canonical_json())
+
+
+def _planned(study: StudyConfig, study_dir: Path) -> list[RunConfig]:
     try:
-        runs = plan_runs(study, study_dir)
-        runs += [plan_supervised(study, study_dir, role) for role in supervised_roles(study)]
+        supervised = [plan_supervised(study, study_dir, role) for role in supervised_roles(study)]
+        return [*plan_runs(study, study_dir), *supervised]
     except ValidationError as error:
         reasons = "; ".join(str(fault["msg"]) for fault in error.errors())
         raise ConfigError(f"study {study.name}: {reasons}") from error
-    for evaluation in runs[0].evaluations:
-        check_settings(evaluation)
-    checkpoints = sum(len(run.checkpoint_steps()) for run in runs)
-    require_disk(study_dir, checkpoints * COPIES_PER_CHECKPOINT * micro_bytes(study.micro))
-    if accept and (study_dir / "study.json").exists():
-        _change_study(study, study_dir, runs, accept)
-    claim_folder(study_dir, "study.json", study.canonical_json())
 
 
-def _change_study(
-    study: StudyConfig, study_dir: Path, runs: Sequence[RunConfig], accept: Sequence[str]
-) -> None:
-    """Raises ConfigError: the study differs in a field that was not named."""
+def _extended(study: StudyConfig, study_dir: Path, accept: Sequence[str]) -> bool:
+    """Whether another study.json is there that this study may take the place of."""
     file = study_dir / "study.json"
+    if not file.exists() or file.read_text(encoding="utf-8") == study.canonical_json():
+        return False
     there = parse(json.loads(file.read_text(encoding="utf-8")), StudyConfig, str(file))
-    old, new = (settings(each.model_dump(mode="json")) for each in (there, study))
-    accepted(old, new, accept, f"{study_dir} belongs to another config")
+    old, new = (
+        settings(each.model_dump(mode="json", exclude=EXTENDABLE)) for each in (there, study)
+    )
+    if old != new:
+        accepted(old, new, accept, f"{study_dir} belongs to another config")
+    return True
+
+
+def _check_runs(runs: Sequence[RunConfig], study_dir: Path) -> None:
+    """Raises ConfigError: a run is there under a name that now means other settings."""
     for config in runs:
         run = RunDir(runs_folder(study_dir) / config.name)
         if run.config_file.exists():
-            run.create(config, list(RunConfig.model_fields))
-    write_atomic(file, study.canonical_json())
+            run.create(config)
 
 
 def check_evaluations(checkpoint: Path, settings: Sequence[EvaluationConfig], output: Path) -> None:

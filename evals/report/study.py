@@ -20,7 +20,7 @@ from evals.scaling.stage import study_config
 from evals.scores import RIGHT, Metric, Score
 from reopold.config import ConfigError, RunConfig
 from reopold.run_dir import Record, RunDir
-from reopold.study_config import REFERENCES, StudyConfig
+from reopold.study_config import REFERENCE_FOLDER, REFERENCES, StudyConfig
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,8 @@ def load_study(study_dir: Path) -> Study:
             if run is not None:
                 found.append(run)
     references = {run.arm: run for name in REFERENCES for run in found if run.arm == name}
+    if not config.embedded:
+        references = {name: _given_model(config, study_dir, name, notes) for name in REFERENCES}
     runs = _in_study_order(config, [run for run in found if run.arm == ""], notes)
     study = Study(config, references, runs, notes, study_dir)
     notes.extend(_what_is_missing(study))
@@ -204,16 +206,30 @@ def _load_run(directory: RunDir, notes: list[str]) -> Run | None:
         notes.append(f"The config.json of run {name} is not the one that its trainer started with.")
     supervised = config.method == "sft" and "-s" not in name
     arm = name if supervised else ""  # the study says which
-    evaluations = _load_evaluations(directory, notes)
+    files = sorted(directory.path.glob(f"eval/step-*/*/{RESULTS_FILE}"))
+    stepped = [(file, int(file.parent.parent.name.removeprefix("step-"))) for file in files]
+    evaluations = _load_evaluations(directory, stepped, notes)
     # A run that has begun has an event at least: without any it is not known what happened.
     events = directory.events() or None
     return Run(directory, arm, config, manifest, metrics, events, evaluations)
 
 
-def _load_evaluations(directory: RunDir, notes: list[str]) -> list[Evaluation]:
+def _given_model(config: StudyConfig, study_dir: Path, name: str, notes: list[str]) -> Run:
+    """Student or teacher of a study whose models are given: evaluations and no training."""
+    folder = RunDir(study_dir / REFERENCE_FOLDER / name)
+    recipe = config.recipe(config.compared[0])
+    files = sorted(folder.path.glob(f"*/{RESULTS_FILE}"))
+    evaluations = _load_evaluations(folder, [(file, 0) for file in files], notes)
+    manifest = {"status": "finished"}
+    return Run(folder, name, recipe, manifest, pd.DataFrame(), None, evaluations)
+
+
+def _load_evaluations(
+    directory: RunDir, files: list[tuple[Path, int]], notes: list[str]
+) -> list[Evaluation]:
+    """Args: files: every results.json with its checkpoint's step."""
     loaded = []
-    for file in sorted(directory.path.glob(f"eval/step-*/*/{RESULTS_FILE}")):
-        step = int(file.parent.parent.name.removeprefix("step-"))
+    for file, step in files:
         where = f"run {directory.path.name}, step {step}, {file.parent.name}"
         try:
             results = read_results(file.parent)

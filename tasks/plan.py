@@ -1,0 +1,118 @@
+"""What a study will do, before it does it: runs, samples, hours and disk, less what is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from reopold.config import RunConfig
+from reopold.run_dir import RunDir
+from reopold.studies import plan_run, plan_supervised, runs_folder, supervised_roles
+from reopold.study_config import Arm, StudyConfig
+from tasks.preflight import COPIES_PER_CHECKPOINT, checkpoint_bytes, micro_bytes
+
+#: Seconds of one core that a sample of the embedded suite takes, evaluations included, where no run
+#: of the study says better (docs/experiments.md, the quickstart's 9 runs).
+MICRO_SECONDS = 0.0025
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """An arm, or one of the embedded models, over its seeds."""
+
+    arm: str
+    method: str
+    settings: str
+    runs: int
+    done: int
+    """Runs that are finished."""
+    samples: int
+    """Of the steps that are left."""
+    device_hours: float
+    """GPU-hours; on the CPU hours of a core. NaN: not known."""
+    disk_bytes: int
+    """Of the checkpoints to come."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    rows: list[PlanRow]
+
+    @property
+    def runs(self) -> int:
+        return sum(row.runs - row.done for row in self.rows)
+
+    @property
+    def samples(self) -> int:
+        return sum(row.samples for row in self.rows)
+
+    @property
+    def device_hours(self) -> float:
+        return sum(row.device_hours for row in self.rows)
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(row.disk_bytes for row in self.rows)
+
+
+def plan_study(study: StudyConfig, study_dir: Path) -> Plan:
+    """What is left of a study to run; nothing is written."""
+    pace = _Pace(study, study_dir)
+    rows = []
+    for role in supervised_roles(study):
+        rows.append(pace.row(role, "worked solutions", [plan_supervised(study, study_dir, role)]))
+    for arm in study.arms:
+        runs = [plan_run(study, study_dir, arm, seed) for seed in arm.seeds]
+        rows.append(pace.row(arm.name, _settings(arm), runs))
+    return Plan(rows)
+
+
+def _settings(arm: Arm) -> str:
+    teacher = [f"teacher {arm.teacher}"] if arm.teacher else []
+    return ", ".join([*arm.settings, *teacher])
+
+
+class _Pace:
+    """How long runs take: as those of the study that are finished did."""
+
+    def __init__(self, study: StudyConfig, study_dir: Path) -> None:
+        self.study, self.folder = study, runs_folder(study_dir)
+        self.seconds = MICRO_SECONDS
+        seconds = samples = 0.0
+        for file in sorted(self.folder.glob("*-s*/manifest.json")):
+            run = RunDir(file.parent)
+            if self._finished(run):
+                seconds += float(run.manifest().get("seconds", 0.0))
+                samples += run.config().train.steps * run.config().samples_per_step
+        if samples:
+            self.seconds = seconds / samples
+
+    def row(self, name: str, settings: str, configs: list[RunConfig]) -> PlanRow:
+        left = {config.name: self._left(config) for config in configs}
+        samples = sum(n * c.samples_per_step for c, n in zip(configs, left.values(), strict=True))
+        return PlanRow(
+            arm=name,
+            method=configs[0].method,
+            settings=settings,
+            runs=len(configs),
+            done=sum(not steps for steps in left.values()),
+            samples=samples,
+            device_hours=samples * self.seconds * configs[0].devices / 3600,
+            disk_bytes=sum(self._bytes(config) for config in configs if left[config.name]),
+        )
+
+    def _left(self, config: RunConfig) -> int:
+        """Steps that are not made yet."""
+        run = RunDir(self.folder / config.name)
+        if self._finished(run):
+            return 0
+        return config.train.steps - (run.last_step() if run.config_file.exists() else 0)
+
+    def _finished(self, run: RunDir) -> bool:
+        return run.config_file.exists() and run.manifest()["status"] == "finished"
+
+    def _bytes(self, config: RunConfig) -> int:
+        if not self.study.embedded:
+            return checkpoint_bytes(config)
+        micro = micro_bytes(self.study.micro)
+        return len(config.checkpoint_steps()) * COPIES_PER_CHECKPOINT * micro
