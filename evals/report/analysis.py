@@ -6,7 +6,6 @@ percentages and points.
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from evals.report.budgets import BUDGET_UNITS, Budget, equal_budget
 from evals.report.statistics import (
     Curve,
     Efficiency,
@@ -25,12 +25,13 @@ from evals.report.statistics import (
     seed_weights,
     unanimous_interval,
 )
-from evals.report.study import Evaluation, Run, Study
+from evals.report.study import UNITS, Evaluation, Run, Study
 from evals.scores import Metric
 from evals.stats import Interval
 from reopold.study_config import REFERENCES
 
-UNITS = ("samples", "steps", "tokens", "seconds")
+#: Of the sample efficiency; the curves are there in all of :data:`evals.report.study.UNITS`.
+EFFICIENCY_UNITS = ("samples", "steps", "tokens", "flops", "seconds")
 METRICS: tuple[Metric, ...] = ("avg@k", "pass@k", "maj@k")
 #: Run, step and metric: names a column of question values.
 Column = tuple[str, int, Metric]
@@ -95,6 +96,7 @@ class Analysis:
     target: float | None = None
     """The baseline's score at its last common checkpoint."""
     efficiency: list[EfficiencyRow] = field(default_factory=list)
+    budgets: list[Budget] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def row(self, method: str) -> MethodRow | None:
@@ -123,6 +125,7 @@ def analyse(study: Study, benchmark: str) -> Analysis:
         baseline=study.config.baseline,
         target=target,
         efficiency=rows,
+        budgets=_budgets(study, scores),
         notes=notes,
     )
 
@@ -317,12 +320,24 @@ def _efficiency_rows(study: Study, scores: _Scores) -> tuple[float | None, list[
         if method == name or not scores.common_steps(method):
             continue
         units = {}
-        for unit in UNITS:
+        for unit in EFFICIENCY_UNITS:
             own, reference = scores.curve(method, unit), scores.curve(name, unit)
             if own and reference and _is_known(own) and _is_known(reference):
                 units[unit] = efficiency(own, reference)
         rows.append(EfficiencyRow(method, scores.common_steps(method), units))
     return float(baseline.scores_SC[:, -1].mean()), rows
+
+
+def _budgets(study: Study, scores: _Scores) -> list[Budget]:
+    start = scores.pooled(REFERENCES[0])
+    if start is None:
+        return []
+    found = []
+    for unit in BUDGET_UNITS:
+        curves = {name: scores.curve(name, unit) for name in study.compared}
+        known = {name: curve for name, curve in curves.items() if curve and _is_known(curve)}
+        found.append(equal_budget(unit, known, start, study.config.baseline))
+    return [budget for budget in found if budget is not None]
 
 
 def _is_known(curve: Curve) -> bool:
@@ -347,19 +362,32 @@ def score_table(study: Study) -> pd.DataFrame:
 
 def curve_table(study: Study) -> pd.DataFrame:
     """curves.csv: scores against cost, the student's being the start of every METHOD x seed."""
-    columns = ["family", "method", "seed", "checkpoint_step", "samples", "tokens"]
     rows = []
     student = study.references.get(REFERENCES[0])
     for run in study.runs:
         for benchmark in study.benchmarks:
             start = [(0, item) for item in student.on(benchmark)[-1:]] if student else []
             for step, item in [*start, *((own.step, own) for own in run.on(benchmark))]:
-                cost = run.cost(step) if step else dict.fromkeys(UNITS, 0.0)
-                tokens = None if math.isnan(cost["tokens"]) else int(cost["tokens"])
-                family = item.results.family
-                key = (family, run.arm, run.seed, step, int(cost["samples"]), tokens)
-                for score in item.results.scores:
-                    values = (score.value, score.low, score.high)
-                    rows.append((*key, benchmark, score.metric, *values))
-    table = pd.DataFrame(rows, columns=[*columns, "benchmark", "metric", "value", "low", "high"])
-    return table.astype({"tokens": "Int64"})
+                cost = run.cost(step)
+                key = {
+                    "family": item.results.family,
+                    "method": run.arm,
+                    "seed": run.seed,
+                    "checkpoint_step": step,
+                    **{unit: cost[unit] for unit in UNITS if unit != "steps"},
+                    "benchmark": benchmark,
+                }
+                rows += [
+                    {**key, **score.model_dump(include={"metric", "value", "low", "high"})}
+                    for score in item.results.scores
+                ]
+    table = pd.DataFrame(rows, columns=_CURVE_COLUMNS)
+    return table.astype(dict.fromkeys(_COUNTS, "Int64"))
+
+
+_COUNTS = ("samples", "rollouts", "tokens", "teacher_tokens", "prefill_tokens")
+_CURVE_COLUMNS = [
+    *("family", "method", "seed", "checkpoint_step"),
+    *(unit for unit in UNITS if unit != "steps"),
+    *("benchmark", "metric", "value", "low", "high"),
+]

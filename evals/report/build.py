@@ -16,14 +16,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from evals.report.alarms import alarm_rows, alarm_table, alarm_words
 from evals.report.analysis import Analysis, analyse, curve_table, score_table
 from evals.report.families import Gallery, dialogue_table, gallery, kind_table
-from evals.report.figures import STYLES, Drawing, learning_curves, training_panels
+from evals.report.figures import learning_curves, training_panels
 from evals.report.provenance import RunFacts, provenance_table, run_facts, shared_facts
 from evals.report.scaling import Scaling, scaling, scaling_table
 from evals.report.scaling_view import scaling_figure, scaling_reading, scaling_view_table
 from evals.report.study import Study, load_study
+from evals.report.styles import SPARE, STYLES, Drawing, styles
 from evals.report.tables import (
     NOTHING,
     Table,
+    budget_table,
     efficiency_cell,
     efficiency_table,
     final_table,
@@ -159,7 +161,8 @@ def _section(study: Study, benchmark: str, *, figures: bool = True) -> Section:
     analysis = analyse(study, benchmark)
     tables: list[Table | None] = []
     if analysis.methods:
-        tables = [final_table(analysis), efficiency_table(analysis), seed_table(analysis)]
+        tables = [final_table(analysis), budget_table(analysis), efficiency_table(analysis)]
+        tables.append(seed_table(analysis))
         if figures:
             tables += [kind_table(study, benchmark), dialogue_table(study, benchmark)]
     return Section(
@@ -176,7 +179,7 @@ def _scaling(study: Study, benchmark: str, figures: bool) -> ScalingSection | No
     found = scaling(study, benchmark)
     if found is None:
         return None
-    figure = scaling_figure(found) if figures else None
+    figure = scaling_figure(found, styles(study.config)) if figures else None
     return ScalingSection(found, scaling_reading(found), scaling_view_table(found), figure)
 
 
@@ -191,8 +194,8 @@ def _page(study: Study, sections: list[Section], facts: list[RunFacts]) -> dict[
         "panels": training_panels(study),
         "alarms": alarm_table(alarms),
         "alarm_words": alarm_words(study, alarms),
-        "styles": {name: STYLES[name] for name in study.compared},
-        "all_styles": STYLES,
+        "styles": styles(study.config),
+        "palette": [*STYLES.values(), *SPARE],
         "rollouts": rollout_page(study),
         "provenance": provenance_table(facts),
         "shared_facts": shared_facts(study, facts),

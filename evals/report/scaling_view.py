@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from evals.report.figures import RC, SOFT, STYLES, Drawing, svg_text
 from evals.report.scaling import Scaling, ScalingRow
+from evals.report.styles import RC, SOFT, Drawing, Style, svg_text
 from evals.report.tables import NOTHING, Cell, Table
 from evals.report.words import interval_words, percent
 from evals.scaling.speedup import Ratio, SpeedUp
@@ -118,13 +118,13 @@ def _caption(found: Scaling) -> str:
     )
 
 
-def scaling_figure(found: Scaling) -> Drawing:
+def scaling_figure(found: Scaling, looks: Mapping[str, Style]) -> Drawing:
     """maj@k against the FLOPs of a question (method.md section 9, figure b)."""
     with rc_context({**RC, "font.size": 8.5}):
         figure = Figure(figsize=(5.4, 3.5), layout="constrained")
         axes = figure.add_subplot()
         for row in found.rows:
-            _curve(axes, row)
+            _curve(axes, row, looks)
         teacher = found.row(REFERENCES[1])
         if teacher is not None:
             axes.axhline(
@@ -142,11 +142,11 @@ def scaling_figure(found: Scaling) -> Drawing:
         return Drawing(title, svg_text(figure, f"scaling-figure-{found.benchmark}", title))
 
 
-def _curve(axes: Axes, row: ScalingRow) -> None:
+def _curve(axes: Axes, row: ScalingRow, looks: Mapping[str, Style]) -> None:
     if row.method in _REFERENCES:
         color, (dashes, marker) = SOFT, _REFERENCES[row.method]
     else:
-        style = STYLES[row.method]
+        style = looks[row.method]
         color, dashes, marker = style.color, style.dashes, style.marker
     flops = [point.flops for point in row.points]
     low, high = ([100 * getattr(p.maj, end) for p in row.points] for end in ("low", "high"))

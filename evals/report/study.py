@@ -22,6 +22,13 @@ from reopold.config import ConfigError, RunConfig
 from reopold.run_dir import Record, RunDir
 from reopold.study_config import REFERENCE_FOLDER, REFERENCES, StudyConfig
 
+#: Of cost: what a run has used up when it stands at a checkpoint (:mod:`reopold.costs`).
+UNITS = (
+    *("samples", "rollouts", "steps", "tokens", "teacher_tokens", "prefill_tokens", "flops"),
+    *("device_seconds", "seconds"),
+)
+_PREFILL = ("cost/prompt_tokens", "cost/teacher_tokens", "cost/student_tokens")
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -106,18 +113,36 @@ class Run:
         return [item for item in self.on(benchmark) if item.average is not None]
 
     def cost(self, step: int) -> dict[str, float]:
-        """What `step` completed steps cost: steps, samples, tokens, seconds (NaN: not logged)."""
+        """What `step` completed steps cost, by unit (:data:`UNITS`); NaN: not logged."""
+        if step == 0:
+            return dict.fromkeys(UNITS, 0.0)
         done = self.metrics.loc[self.metrics.index < step]
-        logged = step > 0 and len(done) == step
-        total = {"tokens": math.nan, "seconds": math.nan}
-        if logged and "tokens" in done.columns:
-            total["tokens"] = float(done["tokens"].iloc[-1])
-        if logged and "perf/seconds_total" in done.columns:
-            total["seconds"] = float(done["perf/seconds_total"].sum(skipna=False))
-        samples = float(step * self.config.samples_per_step)
-        if logged and "samples" in done.columns:
-            samples = float(done["samples"].iloc[-1])
-        return {"steps": float(step), "samples": samples, **total}
+        if len(done) != step:
+            known = {"steps": float(step), "samples": float(step * self.config.samples_per_step)}
+            return dict.fromkeys(UNITS, math.nan) | known
+
+        def last(*names: str) -> float:
+            there = [name for name in names if name in done.columns]
+            if len(there) < len(names):
+                return math.nan
+            return float(sum(done[name].iloc[-1] for name in names))
+
+        seconds = math.nan
+        if "perf/seconds_total" in done.columns:
+            seconds = float(done["perf/seconds_total"].sum(skipna=False))
+        devices = int((self.manifest.get("hardware") or {}).get("devices", 1))
+        samples = last("samples")
+        return {
+            "steps": float(step),
+            "samples": step * self.config.samples_per_step if math.isnan(samples) else samples,
+            "rollouts": last("cost/rollouts"),
+            "tokens": last("tokens"),
+            "teacher_tokens": last("cost/teacher_tokens"),
+            "prefill_tokens": last(*_PREFILL),
+            "flops": last("cost/flops"),
+            "device_seconds": seconds * devices,
+            "seconds": seconds,
+        }
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evals.report.analysis import UNITS, Analysis, EfficiencyRow, MethodRow, SeedRow
+from evals.report.analysis import EFFICIENCY_UNITS, Analysis, EfficiencyRow, MethodRow, SeedRow
 from evals.report.statistics import Efficiency, verdict
 from evals.report.words import (
     UNIT_NAMES,
@@ -120,11 +120,42 @@ def _seed_row(row: SeedRow) -> list[Cell]:
     ]
 
 
+def budget_table(analysis: Analysis) -> Table | None:
+    """Scores where all have cost the same, in each unit; None where there is nothing."""
+    if not analysis.budgets:
+        return None
+    columns = ["method"]
+    for budget in analysis.budgets:
+        columns.append(f"at {amount(budget.amount, budget.unit)}")
+        columns.append(f"over {analysis.baseline}")
+    methods = [row.method for row in analysis.methods if row.method not in REFERENCES]
+    rows = [[Cell(name), *_at_budgets(analysis, name)] for name in methods]
+    caption = (
+        f"avg@{analysis.k} in % where each curve has cost what the cheapest method spent in all, "
+        "linear between checkpoints, and the difference in points. A method without such a cost "
+        "(worked solutions are not sampled) has no score there. 95 % intervals as above."
+    )
+    name = f"budgets-{analysis.benchmark}"
+    return Table(name, "At equal budgets", caption, columns, rows)
+
+
+def _at_budgets(analysis: Analysis, method: str) -> list[Cell]:
+    cells = []
+    for budget in analysis.budgets:
+        cells += [_score(budget.scores.get(method)), _difference(budget.versus.get(method))]
+    return cells
+
+
 def efficiency_table(analysis: Analysis) -> Table | None:
     """Efficiency against the baseline, in each unit of cost; None where there is nothing."""
     if not analysis.efficiency:
         return None
-    columns = ["method", *(f"{UNIT_NAMES[unit]}" for unit in UNITS), "to the target", "baseline"]
+    columns = [
+        "method",
+        *(f"{UNIT_NAMES[unit]}" for unit in EFFICIENCY_UNITS),
+        "to the target",
+        "baseline",
+    ]
     rows = [_efficiency_row(row) for row in analysis.efficiency]
     name = f"efficiency-{analysis.benchmark}"
     return Table(name, "Sample efficiency", efficiency_caption(analysis), columns, rows)
@@ -142,7 +173,7 @@ def efficiency_cell(found: Efficiency, unit: str) -> Cell:
 def _efficiency_row(row: EfficiencyRow) -> list[Cell]:
     """A bound is explained once, beside the samples; the other units show the factor alone."""
     cells = [Cell(row.method)]
-    for unit in UNITS:
+    for unit in EFFICIENCY_UNITS:
         found = row.units.get(unit)
         if found is None:
             cells.append(Cell("not logged"))

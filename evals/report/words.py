@@ -18,6 +18,11 @@ UNIT_NAMES = {
     "samples": "samples",
     "steps": "steps",
     "tokens": "generated tokens",
+    "rollouts": "rollouts drawn",
+    "teacher_tokens": "tokens the teacher scored",
+    "prefill_tokens": "tokens read (prefill)",
+    "flops": "FLOPs",
+    "device_seconds": "GPU-seconds (CPU: of a core)",
     "seconds": "wall-clock",
 }
 
@@ -51,6 +56,8 @@ def amount(cost: float, unit: str) -> str:
     """A cost in words: `9,600 samples`, `1.9 M tokens`, `3 min 20 s`."""
     if unit == "seconds":
         return duration(cost)
+    if unit == "flops":
+        return f"{cost:.3g} FLOPs"
     return f"{cost:,.0f} {unit}"
 
 

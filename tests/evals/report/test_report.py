@@ -20,8 +20,8 @@ from synthetic import Synthetic, write_manifest
 
 from evals.report import build_report, compare
 from evals.report.build import finite
-from evals.report.figures import STYLES
 from evals.report.provenance import public
+from evals.report.styles import STYLES
 from evals.report.tokens import clean, token_view
 from reopold.config import ConfigError, Method
 

@@ -1,0 +1,77 @@
+"""Scores at equal budgets: what every method reaches with what the cheapest of them spent in all.
+
+A final score compares runs of different cost: a distillation step has a teacher to pay, DAPO draws
+rollouts that it throws away. So each curve is read where it has cost the same, linearly between
+checkpoints, from the untaught student at no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from evals.report.statistics import Curve, Estimate, FloatArray
+from evals.stats import Interval
+
+BUDGET_UNITS = ("samples", "tokens", "flops", "seconds")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One unit of cost. A method that has no such cost, or did not log it, is not in it.
+
+    Args:
+        amount: the smallest final cost of any method, mean over seeds.
+        scores: of each method at that cost.
+        versus: the same minus the baseline's; without the baseline.
+    """
+
+    unit: str
+    amount: float
+    scores: dict[str, Interval]
+    versus: dict[str, Interval]
+
+
+def equal_budget(
+    unit: str, curves: Mapping[str, Curve], start: Estimate, baseline: str
+) -> Budget | None:
+    """None where fewer than two methods have a cost in the unit.
+
+    Args:
+        curves: of the methods, in that unit.
+        start: score of the student that all curves begin at.
+    """
+    if len(curves) < 2:
+        return None
+    costs = {name: curve.costs_SC.mean(axis=0) for name, curve in curves.items()}
+    amount = min(float(cost_C[-1]) for cost_C in costs.values())
+    at = {name: _read(curve, costs[name], start, amount) for name, curve in curves.items()}
+    reference = at.get(baseline)
+    return Budget(
+        unit=unit,
+        amount=amount,
+        scores={name: each.interval() for name, each in at.items()},
+        versus={
+            name: (each - reference).interval()
+            for name, each in at.items()
+            if reference is not None and name != baseline
+        },
+    )
+
+
+def _read(curve: Curve, costs_C: FloatArray, start: Estimate, amount: float) -> Estimate:
+    """The curve at a cost, as observed and in every resample."""
+    observed_1C, draws_BC = curve.mean_scores()
+    points = np.concatenate([[0.0], costs_C])
+    after = int(np.clip(np.searchsorted(points, amount), 1, len(points) - 1))
+    share = (amount - points[after - 1]) / (points[after] - points[after - 1])
+
+    def between(start_X: FloatArray, scores_XC: FloatArray) -> FloatArray:
+        whole = np.concatenate([start_X[:, None], scores_XC], axis=1)
+        read: FloatArray = (1 - share) * whole[:, after - 1] + share * whole[:, after]
+        return read
+
+    value = between(np.array([start.value]), observed_1C)
+    return Estimate(float(value[0]), between(start.draws_B, draws_BC))
