@@ -269,6 +269,7 @@ def sample_rows(questions: Sequence[Question]) -> list[SampleRow]:
             images=question.problem.images,
             cluster=question.problem.cluster or question.problem.id,
             response=sample.generation.text,
+            answer=sample.generation.answer,
             response_ids=sample.generation.ids,
             extracted=sample.verdict.extracted,
             vote=sample.vote,

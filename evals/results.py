@@ -136,6 +136,8 @@ class SampleRow:
     cluster: str
     """Questions of one cluster (five versions of one figure) are no independent evidence."""
     response: str
+    answer: str | None
+    """What was graded of a dialogue; null: the response."""
     response_ids: list[int]
     """Token ids, a closing EOS and a dialogue's observations included."""
     extracted: str | None

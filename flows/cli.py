@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli_evaluate import contrast, evaluate, grade
-from flows.cli_options import Json, Quiet, print_result, shown
+from flows.cli_options import Json, Quiet, StudyName, print_result, shown, study_folder
+from flows.cli_report import report
 from flows.session import run_flow
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ Accept = Annotated[
         help="Go on although this field of the recipe was changed, for example optimizer.lr.",
     ),
 ]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study, or its folder.")]
 
 
 @app.command()
@@ -168,6 +168,7 @@ def preflight(
 app.command()(evaluate)
 app.command()(grade)
 app.command()(contrast)
+app.add_typer(report, name="report")
 
 
 @app.command()
@@ -181,23 +182,8 @@ def compare(study: StudyName, as_json: Json = False) -> None:
     configure_environment()
     from tasks.report import compare as compare_study
 
-    compared = compare_study(_study_folder(study))
+    compared = compare_study(study_folder(study))
     print_result(compared.summary, as_json, compared.text)
-
-
-@app.command()
-def report(study: StudyName, as_json: Json = False) -> None:
-    """Write the report of a study (HTML, Markdown, JSON, CSV) from its run directories.
-
-    Example:  reopold report quickstart
-    """
-    from tasks.home import configure_environment
-
-    configure_environment()
-    from evals.report import build_report
-
-    index = build_report(_study_folder(study))
-    print_result({"report": str(index)}, as_json, f"report: {index}")
 
 
 @app.command()
@@ -318,13 +304,6 @@ def _tracked(folder: Path) -> str:
     from tasks.report import tracked
 
     return tracked(folder)
-
-
-def _study_folder(study: str) -> Path:
-    from tasks.home import home
-
-    named = shown(home() / "studies" / study)
-    return named if named.is_dir() else Path(study)
 
 
 def main() -> None:

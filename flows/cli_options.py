@@ -19,3 +19,14 @@ def shown(path: Path) -> Path:
 
 def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
     print(json.dumps(result, indent=2, sort_keys=True) if as_json else text)
+
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study, or its folder.")]
+
+
+def study_folder(study: str) -> Path:
+    """The folder of a study that is named, or given as a path."""
+    from tasks.home import home
+
+    named = shown(home() / "studies" / study)
+    return named if named.is_dir() else Path(study)

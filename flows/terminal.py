@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from evals.benchmarks.catalogue import Entry
+from evals.report.verify import Checked
 from reopold.preflight import Check
 from tasks.findings import Finding
 from tasks.plan import Plan
@@ -205,3 +206,13 @@ def size(count: int) -> str:
     return (
         f"{value:.0f} {units[0]}" if value >= 10 or units[0] == "B" else f"{value:.1f} {units[0]}"
     )
+
+
+def show_checked(found: Sequence[Checked]) -> None:
+    """The table of `reopold report verify`."""
+    table = Table("check", "result", "where", "found", box=box.SIMPLE_HEAD)
+    colours = {"pass": "green", "skip": "yellow", "fail": "bold red"}
+    for each in found:
+        result = f"[{colours[each.verdict]}]{each.verdict}[/]"
+        table.add_row(each.check, result, escape(each.where), escape(each.found))
+    Console(stderr=True).print(table)

@@ -12,15 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Bin edges of the reward's histogram, nats: the same at every step, so that steps can be stacked.
-REWARD_EDGES: tuple[float, ...] = tuple(-12.0 + 0.25 * i for i in range(65))
-#: Below this |R| in nats a token teaches next to nothing.
-EPS = 1e-2
+from reopold.reward_bins import ENTROPY_PARTS, EPS, REWARD_EDGES
+
 #: Log-ratios, nats, are cut here before the exponential: even squared it is finite in float64, so
 #: that a broken update still gives numbers that JSON can hold.
 LOG_RATIO_LIMIT = 300.0
-#: Equal parts that the tokens are cut into by their entropy.
-ENTROPY_PARTS = 10
 
 
 def reward_diagnostics(

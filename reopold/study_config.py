@@ -35,6 +35,11 @@ REFERENCES = ("student", "teacher")
 REFERENCE_FOLDER = "references"
 
 
+def is_reference(arm: str) -> bool:
+    """Whether it is the untaught student or a teacher (`teacher-NAME` of micro.teachers)."""
+    return arm in REFERENCES or arm.startswith("teacher-")
+
+
 class MicroTeacher(Strict):
     """A further teacher of the embedded suite."""
 
@@ -296,6 +301,8 @@ class StudyConfig(Training):
         ):
             if len(set(names)) != len(names):
                 raise ValueError(f"{what} must each be listed once")
+        if any(sweep.name in REFERENCES for sweep in self.sweeps):
+            raise ValueError(f"no sweep can be called {' or '.join(REFERENCES)}")
         names = [arm.name for arm in self.compared]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two arms are called {', '.join(twice)}: name the variant otherwise")

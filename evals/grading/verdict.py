@@ -45,6 +45,8 @@ class Context:
 
 
 NO_ANSWER = Verdict(correct=False, extracted=None, status="no_answer")
+#: Of a dialogue whose tool itself broke.
+BROKEN = Verdict(correct=False, extracted=None, status="sandbox_failure")
 
 
 def verdict(correct: bool, extracted: str | None) -> Verdict:

@@ -18,14 +18,12 @@ from lm_eval.tasks import TaskManager
 from evals.benchmarks import Benchmark
 from evals.benchmarks.base import Problem, Row
 from evals.grading import Verdict, grade_many
+from evals.grading.verdict import BROKEN
 from evals.harness.adapter import EngineLM
 from evals.harness.journal import Generation, Journal, SampleKey
 from evals.harness.sampler import Sampler
 from evals.scores import METRICS, Metric, question_values, votes
 from reopold.config import EvaluationConfig
-
-#: Of a dialogue whose tool itself broke.
-BROKEN = Verdict(correct=False, extracted=None, status="sandbox_failure")
 
 TASK = Path(__file__).parent / "benchmark.yaml"
 

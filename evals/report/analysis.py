@@ -28,7 +28,7 @@ from evals.report.statistics import (
 from evals.report.study import UNITS, Evaluation, Run, Study
 from evals.scores import Metric
 from evals.stats import Interval
-from reopold.study_config import REFERENCES
+from reopold.study_config import REFERENCES, is_reference, plain, sweep_keys
 
 #: Of the sample efficiency; the curves are there in all of :data:`evals.report.study.UNITS`.
 EFFICIENCY_UNITS = ("samples", "steps", "tokens", "flops", "seconds")
@@ -82,6 +82,35 @@ class EfficiencyRow:
 
 
 @dataclass(frozen=True)
+class SweepRow:
+    """A point of a sweep, at the last checkpoint; intervals resample seeds and questions."""
+
+    sweep: str
+    keys: list[str]
+    values: list[str]
+    arm: str
+    seeds: list[int]
+    score: Interval
+    gain: Interval | None
+    """Over the student."""
+    versus: Interval | None
+    """Minus the method with the study's own settings, where that is compared and another arm."""
+
+
+@dataclass(frozen=True)
+class TeacherRow:
+    """An arm by the teacher that it learnt from."""
+
+    teacher: str
+    """The run of the teacher: `teacher` or `teacher-NAME`."""
+    teacher_score: Interval
+    parameters: int
+    arm: str
+    score: Interval
+    gain: Interval | None
+
+
+@dataclass(frozen=True)
 class Analysis:
     """One benchmark. `n` questions in `clusters`, `k` samples each; without scores, no rows."""
 
@@ -97,6 +126,9 @@ class Analysis:
     """The baseline's score at its last common checkpoint."""
     efficiency: list[EfficiencyRow] = field(default_factory=list)
     budgets: list[Budget] = field(default_factory=list)
+    sweeps: list[SweepRow] = field(default_factory=list)
+    teachers: list[TeacherRow] = field(default_factory=list)
+    """Empty where all arms have the same teacher."""
     notes: list[str] = field(default_factory=list)
 
     def row(self, method: str) -> MethodRow | None:
@@ -126,6 +158,8 @@ def analyse(study: Study, benchmark: str) -> Analysis:
         target=target,
         efficiency=rows,
         budgets=_budgets(study, scores),
+        sweeps=_sweep_rows(study, scores),
+        teachers=_teacher_rows(study, scores),
         notes=notes,
     )
 
@@ -185,7 +219,8 @@ class _Scores:
     @property
     def methods(self) -> list[str]:
         """References and methods with a score, in study order."""
-        order = [REFERENCES[0], *self.study.compared, REFERENCES[1]]
+        teachers = [name for name in self.study.references if name != REFERENCES[0]]
+        order = [REFERENCES[0], *self.study.compared, *teachers]
         return [method for method in order if self.of(method)]
 
     def of(self, method: str) -> list[Run]:
@@ -255,8 +290,7 @@ def _method_row(study: Study, scores: _Scores, method: str) -> MethodRow:
     pooled, score = scores.pooled(method), scores.score(method, "avg@k")
     assert pooled and score  # scores.methods lists only methods with a score
     student, teacher = (scores.pooled(name) for name in REFERENCES)
-    is_reference = method in REFERENCES
-    others = [] if is_reference else _compared_with(study, method)
+    others = [] if is_reference(method) else _compared_with(study, method)
     differences = {other: scores.pooled(other) for other in others}
     return MethodRow(
         method=method,
@@ -267,13 +301,15 @@ def _method_row(study: Study, scores: _Scores, method: str) -> MethodRow:
         maj_k=scores.score(method, "maj@k"),
         gain=(pooled - student).interval() if student and method != REFERENCES[0] else None,
         versus={name: (pooled - other).interval() for name, other in differences.items() if other},
-        gap=_gap(pooled, student, teacher) if not is_reference else None,
+        gap=None if is_reference(method) else _gap(pooled, student, teacher),
     )
 
 
 def _compared_with(study: Study, method: str) -> list[str]:
-    """The methods whose difference is shown: the baseline and plain distillation (opd)."""
-    wanted = dict.fromkeys([study.config.baseline, "opd"])
+    """The arms whose difference is shown: the baseline, plain distillation (opd), and what the
+    variants are variants of."""
+    varied = [variant.method for variant in study.config.variants]
+    wanted = dict.fromkeys([study.config.baseline, "opd", *varied])
     return [other for other in wanted if other != method and other in study.compared]
 
 
@@ -340,6 +376,56 @@ def _budgets(study: Study, scores: _Scores) -> list[Budget]:
     return [budget for budget in found if budget is not None]
 
 
+def _sweep_rows(study: Study, scores: _Scores) -> list[SweepRow]:
+    rows = []
+    student = scores.pooled(REFERENCES[0])
+    for sweep in study.config.sweeps:
+        own = scores.pooled(sweep.method) if sweep.method in study.compared else None
+        for point in study.config.points(sweep):
+            pooled, score = scores.pooled(point.arm), scores.score(point.arm, "avg@k")
+            if pooled is None or score is None:
+                continue
+            other = own if point.arm != sweep.method else None
+            rows.append(
+                SweepRow(
+                    sweep=sweep.name,
+                    keys=sweep_keys(sweep),
+                    values=[plain(value) for value in point.values],
+                    arm=point.arm,
+                    seeds=[run.seed for run in scores.of(point.arm)],
+                    score=score,
+                    gain=(pooled - student).interval() if student else None,
+                    versus=(pooled - other).interval() if other else None,
+                )
+            )
+    return rows
+
+
+def _teacher_rows(study: Study, scores: _Scores) -> list[TeacherRow]:
+    swapped = {arm.name: arm.teacher for arm in study.config.compared if arm.teacher}
+    methods = {study.config.arm(name).method for name in swapped}
+    own: dict[str, str] = {name: "" for name in study.compared if name in methods}
+    rows = []
+    student = scores.pooled(REFERENCES[0])
+    for arm, name in {**own, **swapped}.items() if swapped else []:
+        teacher = f"teacher-{name}" if name else REFERENCES[1]
+        theirs, score = scores.score(teacher, "avg@k"), scores.score(arm, "avg@k")
+        pooled = scores.pooled(arm)
+        if theirs is None or score is None or pooled is None:
+            continue
+        rows.append(
+            TeacherRow(
+                teacher=teacher,
+                teacher_score=theirs,
+                parameters=scores.final(study.references[teacher]).results.parameters,
+                arm=arm,
+                score=score,
+                gain=(pooled - student).interval() if student else None,
+            )
+        )
+    return sorted(rows, key=lambda row: row.parameters)
+
+
 def _is_known(curve: Curve) -> bool:
     return bool(np.isfinite(curve.costs_SC).all() and (curve.costs_SC > 0).all())
 
@@ -350,7 +436,7 @@ def score_table(study: Study) -> pd.DataFrame:
     rows = []
     for run in study.everyone:
         evaluations = run.evaluations
-        if run.arm in REFERENCES:
+        if is_reference(run.arm):
             evaluations = [run.on(name)[-1] for name in study.benchmarks if run.on(name)]
         for item in evaluations:
             key = (item.results.family, run.arm, run.seed, item.step, item.benchmark)

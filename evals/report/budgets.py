@@ -7,10 +7,11 @@ checkpoints, from the untaught student at no cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from evals.report.statistics import Curve, Estimate, FloatArray
 from evals.stats import Interval
@@ -75,3 +76,23 @@ def _read(curve: Curve, costs_C: FloatArray, start: Estimate, amount: float) -> 
 
     value = between(np.array([start.value]), observed_1C)
     return Estimate(float(value[0]), between(start.draws_B, draws_BC))
+
+
+def budget_csv(budgets: Mapping[str, Sequence[Budget]]) -> pd.DataFrame:
+    """budgets.csv: a row a benchmark, unit and method; `difference` is to the baseline.
+
+    Args:
+        budgets: by benchmark.
+    """
+    rows = []
+    for benchmark, found in budgets.items():
+        for budget in found:
+            for method, score in budget.scores.items():
+                versus = budget.versus.get(method)
+                limits = (versus.value, versus.low, versus.high) if versus else (None,) * 3
+                rows.append(
+                    (benchmark, budget.unit, budget.amount, method, score.value, score.low,
+                     score.high, *limits)
+                )  # fmt: skip
+    columns = "benchmark unit budget method value low high difference diff_low diff_high"
+    return pd.DataFrame(rows, columns=columns.split())

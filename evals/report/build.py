@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,16 +17,28 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evals.report.alarms import alarm_rows, alarm_table, alarm_words
 from evals.report.analysis import Analysis, analyse, curve_table, score_table
+from evals.report.budgets import budget_csv
+from evals.report.evidence import evidence_files, write_evidence
 from evals.report.families import Gallery, dialogue_table, gallery, kind_table
-from evals.report.figures import learning_curves, training_panels
+from evals.report.figures import cost_curves, learning_curves, training_panels
 from evals.report.provenance import RunFacts, provenance_table, run_facts, shared_facts
+from evals.report.rewards import (
+    Stretch,
+    entropy_figures,
+    entropy_table,
+    reward_figures,
+    reward_table,
+    stretches,
+)
 from evals.report.scaling import Scaling, scaling, scaling_table
 from evals.report.scaling_view import scaling_figure, scaling_reading, scaling_view_table
 from evals.report.study import Study, load_study
-from evals.report.styles import SPARE, STYLES, Drawing, styles
+from evals.report.styles import SPARE, STYLES, Drawing, standalone, styles
+from evals.report.sweeps import sweep_csv, sweep_figures, sweep_tables
 from evals.report.tables import (
     NOTHING,
     Table,
+    arm_table,
     budget_table,
     efficiency_cell,
     efficiency_table,
@@ -33,7 +47,6 @@ from evals.report.tables import (
 )
 from evals.report.tokens import rollout_page
 from evals.report.words import WHAT_THIS_IS, reading
-from reopold.run_dir import write_atomic
 
 SCHEMA = 1
 _HERE = Path(__file__).parent
@@ -56,13 +69,21 @@ class Section:
     analysis: Analysis
     reading: list[str]
     tables: list[Table]
-    curves: Drawing | None
-    scaling: ScalingSection | None
-    gallery: Gallery | None
+    curves: Drawing | None = None
+    costs: list[Drawing] = field(default_factory=list)
+    sweeps: list[Drawing] = field(default_factory=list)
+    sweep_tables: list[Table] = field(default_factory=list)
+    scaling: ScalingSection | None = None
+    gallery: Gallery | None = None
 
     @property
     def notes(self) -> list[str]:
         return [*self.analysis.notes, *(self.scaling.found.notes if self.scaling else [])]
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        single = [self.curves, self.scaling.figure if self.scaling else None]
+        return [*(each for each in single if each), *self.costs, *self.sweeps]
 
     def summary(self) -> dict[str, Any]:
         """The section in report.json."""
@@ -92,9 +113,17 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """A report before it is written: its files by name, and the pictures of the study in them."""
+
+    files: dict[str, bytes]
+    pictures: set[Path]
+
+
 def build_report(study_dir: Path) -> Path:
-    """Write `study_dir`/report/{index.html, report.md, report.json, scores.csv, curves.csv}, and
-    scaling.csv where the study has a test-time scaling experiment.
+    """Write `study_dir`/report: index.html, report.md, report.json, the tables as CSV, the figures
+    as SVG, and the evidence with its manifest (:mod:`evals.report.evidence`).
 
     The same run directories give the same bytes. A study with missing pieces is rendered with a
     list of what is missing.
@@ -106,24 +135,46 @@ def build_report(study_dir: Path) -> Path:
         ConfigError: `study_dir` holds no readable study.json.
         OSError: the report cannot be written.
     """
-    study = load_study(study_dir)
+    study, report = load_study(study_dir), study_dir / "report"
+    rendered = render(study)
+    temporary = study_dir / f".report.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    for name, content in rendered.files.items():
+        file = temporary / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    write_evidence(temporary, rendered.files, evidence_files(study, rendered.pictures))
+    shutil.rmtree(report, ignore_errors=True)
+    temporary.rename(report)
+    return report / "index.html"
+
+
+def render(study: Study) -> Rendered:
+    """Every file of the report but the evidence: a function of the study's files alone."""
     sections = [_section(study, name) for name in study.benchmarks]
     facts = [run_facts(run) for run in study.everyone]
-    page = _page(study, sections, facts)
-    report = study_dir / "report"
-    report.mkdir(exist_ok=True)
-    write_atomic(report / "scores.csv", _csv(score_table(study)))
-    write_atomic(report / "curves.csv", _csv(curve_table(study)))
-    scaled = [part.scaling.found for part in sections if part.scaling]
-    if scaled:
-        write_atomic(report / "scaling.csv", _csv(scaling_table(scaled)))
-    else:
-        (report / "scaling.csv").unlink(missing_ok=True)
-    write_atomic(report / "report.json", _json(_summary(study, sections, facts)))
-    write_atomic(report / "report.md", _templates().get_template("report.md.j2").render(page))
-    index = report / "index.html"
-    write_atomic(index, _templates().get_template("index.html.j2").render(page))
-    return index
+    found = stretches(study)
+    tables = {
+        "scores": score_table(study),
+        "curves": curve_table(study),
+        "budgets": budget_csv(
+            {part.analysis.benchmark: part.analysis.budgets for part in sections}
+        ),
+        "sweeps": sweep_csv([part.analysis for part in sections]),
+        "rewards": reward_table(found),
+        "entropy": entropy_table(found),
+        "scaling": scaling_table([part.scaling.found for part in sections if part.scaling]),
+    }
+    files = {f"{name}.csv": _csv(table) for name, table in tables.items() if len(table)}
+    general = [*training_panels(study), *reward_figures(found), *entropy_figures(study, found)]
+    page = _page(study, sections, facts, found, sorted(files))
+    for drawing in [*general, *(each for part in sections for each in part.drawings)]:
+        files[f"figures/{drawing.name}.svg"] = standalone(drawing)
+    files["report.json"] = _json(_summary(study, sections, facts))
+    files["report.md"] = _templates().get_template("report.md.j2").render(page)
+    files["index.html"] = _templates().get_template("index.html.j2").render(page)
+    encoded = {name: text.encode("utf-8") for name, text in files.items()}
+    return Rendered(encoded, set(study.pictures))
 
 
 def compare(study_dir: Path) -> Comparison:
@@ -159,19 +210,26 @@ def _part(section: Section) -> Part:
 
 def _section(study: Study, benchmark: str, *, figures: bool = True) -> Section:
     analysis = analyse(study, benchmark)
-    tables: list[Table | None] = []
-    if analysis.methods:
-        tables = [final_table(analysis), budget_table(analysis), efficiency_table(analysis)]
-        tables.append(seed_table(analysis))
-        if figures:
-            tables += [kind_table(study, benchmark), dialogue_table(study, benchmark)]
+    scaled = _scaling(study, benchmark, figures)
+    if not analysis.methods:
+        return Section(analysis, reading(analysis), [], scaling=scaled)
+    tables = [final_table(analysis), budget_table(analysis), efficiency_table(analysis)]
+    tables.append(seed_table(analysis))
+    if figures:
+        tables += [kind_table(study, benchmark), dialogue_table(study, benchmark)]
+    there = [table for table in tables if table is not None]
+    if not figures:
+        return Section(analysis, reading(analysis), there, scaling=scaled)
     return Section(
         analysis=analysis,
         reading=reading(analysis),
-        tables=[table for table in tables if table is not None],
-        curves=learning_curves(study, benchmark) if figures else None,
-        scaling=_scaling(study, benchmark, figures),
-        gallery=gallery(study, benchmark) if figures else None,
+        tables=there,
+        curves=learning_curves(study, benchmark),
+        costs=cost_curves(study, benchmark),
+        sweeps=sweep_figures(analysis),
+        sweep_tables=sweep_tables(analysis),
+        scaling=scaled,
+        gallery=gallery(study, benchmark),
     )
 
 
@@ -183,15 +241,24 @@ def _scaling(study: Study, benchmark: str, figures: bool) -> ScalingSection | No
     return ScalingSection(found, scaling_reading(found), scaling_view_table(found), figure)
 
 
-def _page(study: Study, sections: list[Section], facts: list[RunFacts]) -> dict[str, Any]:
-    """What both templates see."""
+def _page(
+    study: Study,
+    sections: list[Section],
+    facts: list[RunFacts],
+    found: list[Stretch],
+    tables: list[str],
+) -> dict[str, Any]:
+    """What both templates see. `tables`: names of the CSV files."""
     alarms = alarm_rows(study)
     return {
         "study": study.config,
-        "what_this_is": WHAT_THIS_IS,
+        "what_this_is": WHAT_THIS_IS if study.config.embedded else "",
+        "arms": arm_table(study.config),
         "sections": sections,
         "notes": [*study.notes, *(note for part in sections for note in part.notes)],
         "panels": training_panels(study),
+        "rewards": reward_figures(found),
+        "entropy": entropy_figures(study, found),
         "alarms": alarm_table(alarms),
         "alarm_words": alarm_words(study, alarms),
         "styles": styles(study.config),
@@ -199,6 +266,7 @@ def _page(study: Study, sections: list[Section], facts: list[RunFacts]) -> dict[
         "rollouts": rollout_page(study),
         "provenance": provenance_table(facts),
         "shared_facts": shared_facts(study, facts),
+        "csv_files": tables,
         "css": (_HERE / "report.css").read_text(encoding="utf-8"),
     }
 
@@ -209,7 +277,7 @@ def _summary(study: Study, sections: list[Section], facts: list[RunFacts]) -> di
     return {
         "schema": SCHEMA,
         "study": settings,
-        "what_this_is": WHAT_THIS_IS,
+        "what_this_is": WHAT_THIS_IS if study.config.embedded else "",
         "notes": study.notes,
         "alarms": [asdict(row) for row in alarm_rows(study)],
         "benchmarks": [part.summary() for part in sections],

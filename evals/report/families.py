@@ -143,7 +143,7 @@ def gallery(study: Study, benchmark: str) -> Gallery | None:
 
 
 def _question(study: Study, row: Mapping[Any, Any]) -> ShownQuestion | None:
-    pictures = [picture(study.folder, str(path)) for path in row["images"]]
+    pictures = [picture(study, str(path)) for path in row["images"]]
     if None in pictures:
         return None
     return ShownQuestion(

@@ -14,7 +14,7 @@ from evals.report.alarms import alarm_steps
 from evals.report.analysis import curve_table
 from evals.report.statistics import FloatArray
 from evals.report.study import Study
-from evals.report.styles import RC, SOFT, Drawing, Style, styles, svg_text
+from evals.report.styles import RC, SOFT, Drawing, Style, drawn, styles
 from evals.report.words import UNIT_NAMES
 from reopold.study_config import REFERENCES
 
@@ -62,7 +62,7 @@ def learning_curves(study: Study, benchmark: str) -> Drawing | None:
         )
         means = ", ".join(f"{name} {_last(table, name):.1f} %" for name in methods)
         title = f"Score on {benchmark} against samples. Last checkpoints, mean over seeds: {means}."
-        return Drawing(title, svg_text(figure, f"curves-{benchmark}", title))
+        return drawn(figure, f"curves-{benchmark}", title)
 
 
 def cost_curves(study: Study, benchmark: str) -> list[Drawing]:
@@ -95,7 +95,7 @@ def _cost_panel(
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlim(left=0)
         title = f"Score on {benchmark} against {label}: {', '.join(methods)}."
-        return Drawing(title, svg_text(figure, f"cost-{benchmark}-{unit}", title))
+        return drawn(figure, f"cost-{benchmark}-{unit}", title)
 
 
 def _curves_of(study: Study, benchmark: str) -> pd.DataFrame:
@@ -162,7 +162,7 @@ def _panel(study: Study, metric: str, label: str, lines: dict[str, pd.DataFrame]
             _switch_line(axes, step, "")
         ends = ", ".join(f"{name} {_end(table):.3g}" for name, table in lines.items())
         title = f"{label} over training steps. At the last step, mean over seeds: {ends}."
-        return Drawing(title, svg_text(figure, metric.replace("/", "-"), title))
+        return drawn(figure, metric.replace("/", "-"), title)
 
 
 def _line(

@@ -6,6 +6,7 @@ import base64
 import io
 from pathlib import Path
 
+from evals.report.study import Study
 from reopold.config import ConfigError
 from reopold.data.images import load_image
 
@@ -13,13 +14,14 @@ from reopold.data.images import load_image
 SMALL_BYTES, THUMBNAIL = 40_000, 256
 
 
-def picture(study_dir: Path, path: str) -> str | None:
+def picture(study: Study, path: str) -> str | None:
     """A picture as a `data:` address; None if it is not there, or is none.
 
-    The study's own suite comes first: a study that has moved shows the same.
+    The study's own suite comes first: a study that has moved shows the same. What is shown of it is
+    noted in `study.pictures`.
     """
     name = Path(path).name
-    own = [file for file in sorted(study_dir.glob("micro/*/images")) if (file / name).is_file()]
+    own = [f for f in sorted(study.folder.glob("micro/*/images")) if (f / name).is_file()]
     file = own[0] / name if own else Path(path)
     try:
         image = load_image(str(file))  # whatever is no picture is not shown
@@ -32,4 +34,5 @@ def picture(study_dir: Path, path: str) -> str | None:
             data = buffer.getvalue()
     except (OSError, ConfigError):
         return None
+    study.pictures.add(file)
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"

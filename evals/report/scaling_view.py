@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from evals.report.scaling import Scaling, ScalingRow
-from evals.report.styles import RC, SOFT, Drawing, Style, svg_text
+from evals.report.styles import RC, SOFT, Drawing, Style, drawn
 from evals.report.tables import NOTHING, Cell, Table
 from evals.report.words import interval_words, percent
 from evals.scaling.speedup import Ratio, SpeedUp
@@ -139,7 +139,7 @@ def scaling_figure(found: Scaling, looks: Mapping[str, Style]) -> Drawing:
         axes.margins(y=0.1)
         figure.legend(loc="outside lower center", ncols=min(4, len(found.rows)), handlelength=3.2)
         title = f"Score on {found.benchmark} against inference compute. {_ends(found.rows)}."
-        return Drawing(title, svg_text(figure, f"scaling-figure-{found.benchmark}", title))
+        return drawn(figure, f"scaling-figure-{found.benchmark}", title)
 
 
 def _curve(axes: Axes, row: ScalingRow, looks: Mapping[str, Style]) -> None:

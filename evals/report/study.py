@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -154,6 +155,8 @@ class Study:
     runs: list[Run]
     notes: list[str]
     folder: Path
+    pictures: set[Path] = field(default_factory=set)
+    """Files that the report has shown."""
 
     @property
     def everyone(self) -> list[Run]:
@@ -196,13 +199,14 @@ def load_study(study_dir: Path) -> Study:
     config = study_config(study_dir)
     notes: list[str] = []
     found: list[Run] = []
+    names = [*REFERENCES, *(f"teacher-{each.name}" for each in config.micro.teachers)]
     folders = sorted((study_dir / "runs").glob("*")) if (study_dir / "runs").is_dir() else []
     for folder in folders:
         if folder.is_dir() and not folder.name.startswith("."):
-            run = _load_run(RunDir(folder), notes)
+            run = _load_run(RunDir(folder), names, notes)
             if run is not None:
                 found.append(run)
-    references = {run.arm: run for name in REFERENCES for run in found if run.arm == name}
+    references = {run.arm: run for name in names for run in found if run.arm == name}
     if not config.embedded:
         references = {name: _given_model(config, study_dir, name, notes) for name in REFERENCES}
     runs = _in_study_order(config, [run for run in found if run.arm == ""], notes)
@@ -211,7 +215,7 @@ def load_study(study_dir: Path) -> Study:
     return study
 
 
-def _load_run(directory: RunDir, notes: list[str]) -> Run | None:
+def _load_run(directory: RunDir, references: Sequence[str], notes: list[str]) -> Run | None:
     name = directory.path.name
     try:
         config = directory.config()
@@ -229,8 +233,7 @@ def _load_run(directory: RunDir, notes: list[str]) -> Run | None:
     metrics = metrics.drop_duplicates("step", keep="last").set_index("step").sort_index()
     if manifest.get("config_digest") not in (None, directory.digest()):
         notes.append(f"The config.json of run {name} is not the one that its trainer started with.")
-    supervised = config.method == "sft" and "-s" not in name
-    arm = name if supervised else ""  # the study says which
+    arm = name if name in references else ""  # the study says which
     files = sorted(directory.path.glob(f"eval/step-*/*/{RESULTS_FILE}"))
     stepped = [(file, int(file.parent.parent.name.removeprefix("step-"))) for file in files]
     evaluations = _load_evaluations(directory, stepped, notes)

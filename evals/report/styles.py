@@ -112,10 +112,23 @@ RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """An inline SVG and, in words, what it shows."""
+    """An inline SVG and, in words, what it shows. `name` is unique in the report."""
 
+    name: str
     title: str
     svg: str
+
+
+def drawn(figure: Figure, name: str, title: str) -> Drawing:
+    return Drawing(name, title, svg_text(figure, name, title))
+
+
+def standalone(drawing: Drawing) -> str:
+    """The figure as an SVG file of its own, in the colours of a light page."""
+    svg = drawing.svg
+    for color, variable in palette().items():
+        svg = svg.replace(f"var(--{variable})", color)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n'
 
 
 def svg_text(figure: Figure, name: str, title: str) -> str:

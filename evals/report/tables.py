@@ -19,7 +19,7 @@ from evals.report.words import (
     score_caption,
 )
 from evals.stats import Interval
-from reopold.study_config import REFERENCES
+from reopold.study_config import StudyConfig, is_reference
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,25 @@ class Table:
 NOTHING = Cell("–")
 
 
+def arm_table(study: StudyConfig) -> Table | None:
+    """What the variants are; None where all arms are methods as they come."""
+    if not study.variants:
+        return None
+    rows = [
+        [
+            Cell(arm.name),
+            Cell(arm.method),
+            Cell(", ".join(arm.settings) or "the study's own"),
+            Cell(f"teacher-{arm.teacher}" if arm.teacher else "teacher"),
+            Cell(arm.label or NOTHING.text),
+        ]
+        for arm in study.compared
+    ]
+    columns = ["arm", "method", "settings", "teacher", "in words"]
+    caption = "What is compared. Settings are those of the study where none are named."
+    return Table("arms", "Arms", caption, columns, rows)
+
+
 def final_table(analysis: Analysis) -> Table:
     """Each method's final score, in study order: the table to read first."""
     others = list(dict.fromkeys(other for row in analysis.methods for other in row.versus))
@@ -61,20 +80,21 @@ def final_table(analysis: Analysis) -> Table:
 
 
 def _final_row(row: MethodRow, others: list[str]) -> list[Cell]:
-    reference = row.method in REFERENCES
+    reference = is_reference(row.method)
     return [
         Cell(row.method),
-        _score(row.score),
+        score_cell(row.score),
         NOTHING if reference else Cell(" · ".join(percent(value) for value in row.per_seed)),
-        _difference(row.gain),
-        *(_difference(row.versus.get(other)) for other in others),
+        difference_cell(row.gain),
+        *(difference_cell(row.versus.get(other)) for other in others),
         NOTHING if row.gap is None else _gap(row.gap),
-        _score(row.pass_k),
-        _score(row.maj_k),
+        score_cell(row.pass_k),
+        score_cell(row.maj_k),
     ]
 
 
-def _score(interval: Interval | None) -> Cell:
+def score_cell(interval: Interval | None) -> Cell:
+    """A score in %, above its interval."""
     if interval is None:
         return NOTHING
     return Cell(percent(interval.value), interval_words(interval))
@@ -84,7 +104,8 @@ def _gap(gap: Interval) -> Cell:
     return Cell(f"{100 * gap.value:.0f}", f"{100 * gap.low:.0f} to {100 * gap.high:.0f}")
 
 
-def _difference(interval: Interval | None) -> Cell:
+def difference_cell(interval: Interval | None) -> Cell:
+    """A difference in points, above its interval."""
     if interval is None:
         return NOTHING
     detail = interval_words(interval, signed=True)
@@ -111,8 +132,8 @@ def _seed_row(row: SeedRow) -> list[Cell]:
         Cell(row.run),
         Cell(str(row.seed)),
         Cell(str(row.checkpoint_step), partial),
-        _score(row.score),
-        _difference(row.gain),
+        score_cell(row.score),
+        difference_cell(row.gain),
         NOTHING if row.pass_k is None else Cell(percent(row.pass_k)),
         NOTHING if row.maj_k is None else Cell(percent(row.maj_k)),
         Cell(percent(row.truncated_fraction)),
@@ -128,7 +149,7 @@ def budget_table(analysis: Analysis) -> Table | None:
     for budget in analysis.budgets:
         columns.append(f"at {amount(budget.amount, budget.unit)}")
         columns.append(f"over {analysis.baseline}")
-    methods = [row.method for row in analysis.methods if row.method not in REFERENCES]
+    methods = [row.method for row in analysis.methods if not is_reference(row.method)]
     rows = [[Cell(name), *_at_budgets(analysis, name)] for name in methods]
     caption = (
         f"avg@{analysis.k} in % where each curve has cost what the cheapest method spent in all, "
@@ -142,7 +163,7 @@ def budget_table(analysis: Analysis) -> Table | None:
 def _at_budgets(analysis: Analysis, method: str) -> list[Cell]:
     cells = []
     for budget in analysis.budgets:
-        cells += [_score(budget.scores.get(method)), _difference(budget.versus.get(method))]
+        cells += [score_cell(budget.scores.get(method)), difference_cell(budget.versus.get(method))]
     return cells
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from evals.report.evidence import last_rollouts
 from evals.report.pictures import picture
 from evals.report.study import Run, Study
 from reopold.data.images import PLACEHOLDER
@@ -77,10 +78,9 @@ class RolloutPage:
 
 
 def rollout_page(study: Study) -> RolloutPage | None:
-    """Rollouts of reopold's first seed that has any; None if none has."""
-    for run in study.of("reopold"):
-        files = sorted((run.directory.path / "rollouts").glob("step-*.jsonl"))
-        for file in reversed(files):
+    """Rollouts of the first run that has any with rewards, reopold's first; None if none has."""
+    for run in [*study.of("reopold"), *study.runs]:
+        for file in last_rollouts(run.directory):
             shown = _read(study, run, file.name)
             if shown:
                 return RolloutPage(run.name, int(file.stem.removeprefix("step-")), shown)
@@ -121,7 +121,7 @@ def _varied(records: Sequence[Record]) -> list[Record]:
 def _shown(study: Study, record: Record) -> ShownRollout:
     tokens, reward = record["tokens"], record.get("reward")
     paths = [str(path) for path in record.get("images") or []]
-    pictures = [picture(study.folder, path) for path in paths]
+    pictures = [picture(study, path) for path in paths]
     prompt = str(record.get("prompt", ""))
     return ShownRollout(
         prompt=clean(prompt.replace(PLACEHOLDER, "").strip() if paths else prompt),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from evals.report.analysis import Analysis, EfficiencyRow, MethodRow
 from evals.report.statistics import Efficiency, Limit, verdict
 from evals.stats import RESAMPLES, Interval
-from reopold.study_config import REFERENCES
+from reopold.study_config import is_reference
 
 WHAT_THIS_IS = (
     "These are micro models, trained from scratch on procedurally generated problems in minutes. "
@@ -89,22 +91,71 @@ def listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
+#: Arms beyond which a reading groups them instead of giving each a sentence.
+FEW = 4
+
+
 def reading(analysis: Analysis) -> list[str]:
     """What the numbers of one benchmark allow to be said, best-supported or not."""
     if not analysis.methods:
         return [f"Nothing has been evaluated on {analysis.benchmark} yet: there is nothing to say."]
-    compared = [row for row in analysis.methods if row.method not in REFERENCES]
+    compared = [row for row in analysis.methods if not is_reference(row.method)]
     sentences = [_room(analysis)] if analysis.row("student") and analysis.row("teacher") else []
-    sentences += [_against_student(row) for row in compared if row.gain is not None]
+    if len(compared) > FEW:
+        sentences += _grouped_reading(analysis, compared)
+    else:
+        sentences += [_against_student(row) for row in compared if row.gain is not None]
+        sentences += _pairs(compared)
+        sentences += efficiency_words(analysis)
+    # "38.8 %" must not break before the sign.
+    return [text.replace(" %", "\u00a0%") for text in [*sentences, _how_sure(analysis)]]
+
+
+def _pairs(compared: list[MethodRow]) -> list[str]:
     done: set[frozenset[str]] = set()
+    sentences = []
     for row in compared:
         for other, difference in row.versus.items():
             if frozenset((row.method, other)) not in done:  # opd - grpo says what grpo - opd would
                 done.add(frozenset((row.method, other)))
                 sentences.append(_against(row.method, other, difference))
-    sentences += efficiency_words(analysis)
-    # "38.8 %" must not break before the sign.
-    return [text.replace(" %", "\u00a0%") for text in [*sentences, _how_sure(analysis)]]
+    return sentences
+
+
+def _grouped_reading(analysis: Analysis, compared: list[MethodRow]) -> list[str]:
+    """Of many arms: who is above, below or undecided, against each of those held against."""
+    gains = {row.method: row.gain for row in compared if row.gain is not None}
+    sentences = [_verdicts("the student", gains)] if gains else []
+    others = dict.fromkeys(other for row in compared for other in row.versus)
+    for other in others:
+        against = {row.method: row.versus[other] for row in compared if other in row.versus}
+        sentences.append(_verdicts(other, against))
+    found = {
+        row.method: factor(row.units["samples"].value)
+        for row in analysis.efficiency
+        if "samples" in row.units
+    }
+    if found:
+        told = ", ".join(f"{method} {value}" for method, value in found.items())
+        sentences.append(
+            f"Samples to {analysis.baseline}'s final score, as {analysis.baseline}'s divided by "
+            f"the method's (< : not reached): {told}."
+        )
+    return sentences
+
+
+def _verdicts(other: str, differences: Mapping[str, Interval]) -> str:
+    """`Against grpo: above are opd (+3.1), ...; below is ...; undecided are ...`"""
+    parts = []
+    for how in ("above", "below", "undecided"):
+        named = [
+            f"{method} ({points(each.value)})"
+            for method, each in sorted(differences.items(), key=lambda item: -item[1].value)
+            if verdict(each) == how
+        ]
+        if named:
+            parts.append(f"{how} {'is' if len(named) == 1 else 'are'} {listed(named)}")
+    return f"Against {other}, in points: {'; '.join(parts)}."
 
 
 def _room(analysis: Analysis) -> str:
@@ -175,7 +226,7 @@ def _efficiency_of(row: EfficiencyRow, analysis: Analysis) -> str:
 
 
 def _how_sure(analysis: Analysis) -> str:
-    seeds = sorted({len(row.seeds) for row in analysis.methods if row.method not in REFERENCES})
+    seeds = sorted({len(row.seeds) for row in analysis.methods if not is_reference(row.method)})
     counts = listed([str(count) for count in seeds]) if seeds else "0"
     text = (
         f"All of this rests on {analysis.n} questions{_grouped(analysis)}, {analysis.k} samples "
