@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from reopold.changes import Change
 from reopold.config import RunConfig
 from reopold.run_dir import Record
+from reopold.study_config import ChampionConfig, is_reference
 
 if TYPE_CHECKING:
     from tasks.tracking.state import Evaluation, Snapshot
@@ -58,8 +59,12 @@ Each run is a folder under `{where}` of the home; this page is a copy of what li
 - **Charts**: `train/` optimiser, `rollout/` samples, `teacher/` its reward, `eval/` scores with
   `_low` and `_high` (95 % intervals), `perf/` seconds and speed. `samples` and `tokens` are
   metrics too, so they serve as x axis.
-- **Models**: every evaluated checkpoint. Sort by `eval/BENCHMARK/avg_at_K` to find the best one;
-  its tag `checkpoint` is the folder. No weights are copied here.
+- **Compare the methods**: open *Chart view*, group the runs by the tag `arm` and look at
+  `eval/BENCHMARK/avg_at_K`; every arm draws as many samples a step, so step and samples agree.
+- **Models**: every evaluated checkpoint, and published numbers as external models (their tags name
+  source and caveat). Sort by `eval/BENCHMARK/avg_at_K` to find the best one;
+  its tag `checkpoint` is the folder. No weights are copied here. The registered model of the same
+  name has an alias (`champion`) on the checkpoint that the study's rule chose.
 """
 
 
@@ -101,6 +106,8 @@ class StudyReport(BaseModel):
     run_id: str
     status: str
     scores_sent: int
+    champion: str
+    """Folder of the checkpoint that the study's rule chose; "" if there is none to choose from."""
     runs: list[ShipReport]
     url: str | None = None
 
@@ -205,6 +212,7 @@ def tags(config: RunConfig, found: Snapshot, study: str, where: str) -> dict[str
     note = f"**{config.method}**, seed {config.seed}, {config.family}. Folder `{where}`."
     alarms = (f"{each.get('alarm')}@{each['step']}" for each in found.events_of("alarm"))
     return {
+        **_place(config),
         "method": config.method,
         "seed": str(config.seed),
         "family": config.family,
@@ -231,10 +239,28 @@ def _shown(change: Change) -> str:
     )
 
 
+def _place(config: RunConfig) -> dict[str, str]:
+    """Its arm, and whether it is one or what arms start from and learn from."""
+    if is_reference(config.name):
+        return {"arm": config.name, "role": "reference"}
+    return {"arm": re.sub(r"-s\d+$", "", config.name), "role": "arm"}
+
+
+def champion_note(best: BestCheckpoint, rule: ChampionConfig) -> str:
+    """Why a checkpoint has the alias, as Markdown."""
+    interval = "" if best.low is None else f" [{best.low:.4f}, {best.high:.4f}]"
+    which = "last checkpoints" if rule.checkpoints == "last" else "all checkpoints"
+    return (
+        f"Best {rule.metric} among {which}: **{best.run}**, step {best.step}, "
+        f"{best.value:.4f}{interval}. Folder `{best.checkpoint}`; no weights are copied."
+    )
+
+
 def model_tags(config: RunConfig, study: str, digest: str, where: str) -> dict[str, str]:
     """What a checkpoint is; `where` is its folder."""
     return {
         "run": config.name,
+        **_place(config),
         "method": config.method,
         "seed": str(config.seed),
         "family": config.family,

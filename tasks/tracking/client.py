@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Tags that say which run directory, and which attempt of it, a run holds.
 IDENTITY, ATTEMPT, RUN_DIR = "reopold.identity", "reopold.attempt", "reopold.run_dir"
 STUDY_PARENT, PARENT = "reopold.study_parent", "mlflow.parentRunId"
+#: Of an experiment: MLflow's page opens on runs and models, and does not ask what it is.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 #: Seconds that a server may take to say why it refused.
 ASK_SECONDS = 5
 #: What these print at every attempt we say once, in our own words.
@@ -135,7 +137,9 @@ def _new_experiment(client: MlflowClient, study: str) -> Any:
     place = (home.artifact_root() / study).as_uri() if local else None
     note = records.description(study, f"studies/{study}/runs")
     try:
-        made = client.create_experiment(study, place, {"mlflow.note.content": note})
+        made = client.create_experiment(
+            study, place, EXPERIMENT_TAGS | {"mlflow.note.content": note}
+        )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another machine was faster
             raise

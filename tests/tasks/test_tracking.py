@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reopold.config import ConfigError
+from reopold.config import ConfigError, TrainConfig
+from reopold.study_config import ChampionConfig, StudyConfig
 from tasks import home
 from tasks import tracking_records as records
 from tasks.tracking import TrackingUnavailable, best_checkpoint, ship_run, ship_study, state
@@ -262,18 +263,55 @@ def test_names_and_parameters_are_legal() -> None:
     assert flat == {"a.b": "[1, null]", "c": "x" * 6000, "d": "null"}
 
 
-def test_best_checkpoint_is_one_query(tracked_home: Path, make_run: MakeRun) -> None:
+def test_the_best_checkpoint_among_arms_and_steps(tracked_home: Path, make_run: MakeRun) -> None:
     assert best_checkpoint("micro", "micro_maths") is None
     for method, seed, final in (("reopold", 1, 0.5), ("reopold", 2, 0.6), ("sft", 1, 0.9)):
         ship_run(make_run(method, seed).whole(final).path)
-    best = best_checkpoint("micro", "micro_maths")
+    every = best_checkpoint("micro", "micro_maths")
+    assert every is not None and every.run == "sft-s1"  # an arm as any other
+    best = best_checkpoint("micro", "micro_maths", arms=["reopold", "opd"])
     assert best is not None
     assert (best.run, best.seed, best.step, best.method) == ("reopold-s2", 2, 20, "reopold")
     assert (best.value, best.low, best.high) == pytest.approx((0.6, 0.58, 0.62))
     assert (tracked_home / best.checkpoint / "COMPLETE").exists()
-    teacher = best_checkpoint("micro", "micro_maths", "pass@4", method="sft")
+    teacher = best_checkpoint("micro", "micro_maths", "pass@4", arms=["sft"])
     assert teacher is not None and teacher.value == pytest.approx(1.0)
     assert best_checkpoint("micro", "aime25") is None
+
+
+def study_json(seeds: list[int], **champion: Any) -> str:
+    study = StudyConfig(
+        name="micro",
+        methods=["reopold", "grpo"],
+        seeds=seeds,
+        train=TrainConfig(steps=20),
+        champion=ChampionConfig(**champion),
+    )
+    return study.canonical_json()
+
+
+def test_the_alias_follows_the_rule_of_the_study(
+    tracked_home: Path, make_run: MakeRun, study_dir: Path
+) -> None:
+    """Best of the last checkpoints; a better run moves it, the same study twice moves nothing."""
+    make_run("reopold", 1).whole(0.5)
+    make_run("grpo", 1).whole(0.6)
+    (study_dir / "study.json").write_text(study_json([1]))
+    champion = ship_study(study_dir).champion
+    assert champion.endswith("grpo-s1/checkpoints/step-000020")
+    assert ship_study(study_dir).champion == champion
+    versions = client().search_model_versions("name = 'micro'")
+    assert [str(version.version) for version in versions] == ["1"]
+    make_run("reopold", 2).whole(0.7)
+    (study_dir / "study.json").write_text(study_json([1, 2]))
+    ship_study(study_dir)
+    crowned = client().get_model_version_by_alias("micro", "champion")
+    assert crowned.tags["run"] == "reopold-s2" and str(crowned.version) == "2"
+    assert "0.7000" in crowned.description and (tracked_home / crowned.tags["checkpoint"]).is_dir()
+    (study_dir / "study.json").write_text(study_json([1, 2], arms=["grpo"], alias="best-rl"))
+    ship_study(study_dir)
+    assert client().get_model_version_by_alias("micro", "best-rl").tags["run"] == "grpo-s1"
+    assert str(client().get_model_version_by_alias("micro", "champion").version) == "2"
 
 
 def test_a_study_ends_with_its_report(
@@ -283,11 +321,11 @@ def test_a_study_ends_with_its_report(
         make_run(seed=seed).whole()
     unfinished = make_run("grpo")
     unfinished.status("running")
-    (study_dir / "study.json").write_text('{"name": "micro", "seeds": [1, 2]}')
+    (study_dir / "study.json").write_text(study_json([1, 2]))
     assert ship_study(study_dir).status == "RUNNING"
     unfinished.whole()
     report([("reopold", 1, 20, 0.5), ("reopold", 2, 20, 0.6), ("grpo", 1, 20, 0.4)])
-    (study_dir / "study.json").write_text('{"name": "micro", "seeds": [1, 2, 3]}')
+    (study_dir / "study.json").write_text(study_json([1, 2, 3]))
 
     for _ in range(2):
         shipped = ship_study(study_dir)
