@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
+#: Degrees of freedom from which Student's interval is taken for the normal one (0.1 % wider).
+LARGE_FREEDOM = 1_000
 RESAMPLES = 10_000
 #: Numbers gathered at once (8 MB): bounds the memory of a bootstrap, whatever the test set's size.
 CHUNK = 1 << 20
@@ -118,6 +120,51 @@ def wilson_bounds(p: float, n: float, z: float) -> tuple[float, float]:
     low = 0.0 if p == 0 else max(0.0, centre - half)
     high = 1.0 if p == 1 else min(1.0, centre + half)
     return low, high
+
+
+def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Weight of each seed in each resample, [B, S]; rows sum to 1, and weights may be negative.
+
+    Three seeds drawn with replacement spread by too little, by sqrt(2/3). With these weights the
+    mean of S values has the variance of a mean, `sd^2 / S`; and what is derived from several means
+    of the same runs (a difference, a ratio, a curve) keeps their dependence. The tails are normal:
+    :func:`inflation` puts Student's in their place. One seed has weight 1.
+    """
+    if seeds == 1:
+        return np.ones((resamples, 1))
+    normal_BS = generator.standard_normal((resamples, seeds))
+    normal_BS -= normal_BS.mean(axis=1, keepdims=True)
+    return 1.0 / seeds + normal_BS / math.sqrt(seeds * (seeds - 1))
+
+
+def effective_freedom(parts: Sequence[tuple[float, int]]) -> float:
+    """Degrees of freedom of a sum of independent variances (Satterthwaite 1946).
+
+    Args:
+        parts: (estimated variance, its degrees of freedom). All zero: infinitely many.
+    """
+    total = sum(variance for variance, _ in parts)
+    spread = sum(variance**2 / freedom for variance, freedom in parts if freedom > 0)
+    if not math.isfinite(total):
+        return 1.0
+    return math.inf if spread == 0.0 else total**2 / spread
+
+
+def inflation(freedom: float, level: float = LEVEL) -> float:
+    """How much wider Student's interval is than the normal one: 1 for many degrees of freedom,
+    1.42 for 4, 6.5 for 1. Between whole numbers its logarithm is linear in 1/freedom.
+
+    Draws whose deviations are taken times this have Student's limits at the normal percentiles.
+    Percentiles further out would need more draws than there are.
+    """
+    if freedom >= LARGE_FREEDOM:
+        return 1.0
+    below = max(1, math.floor(freedom))
+    above = below + 1
+    share = (1 / below - 1 / max(freedom, 1.0)) / (1 / below - 1 / above)
+    logs = [math.log(student_quantile(n, level)) for n in (below, above)]
+    wide = math.exp((1 - share) * logs[0] + share * logs[1])
+    return wide / NormalDist().inv_cdf((1 + level) / 2)
 
 
 def expanded_quantiles(draws: NDArray[np.float64], n: int, level: float) -> tuple[float, float]:

@@ -15,10 +15,12 @@ import pandas as pd
 
 from evals.report.budgets import BUDGET_UNITS, Budget, equal_budget
 from evals.report.statistics import (
+    QUESTIONS,
     Curve,
     Efficiency,
     Estimate,
     FloatArray,
+    Part,
     efficiency,
     over_seeds,
     resampled_means,
@@ -232,7 +234,14 @@ class _Scores:
     def estimate(self, run: Run) -> Estimate:
         """The run's final avg@k; only questions are resampled."""
         column = self.column[run.name, self.final(run).step, "avg@k"]
-        return Estimate(float(self.values_RQ[column].mean()), self.draws_BR[:, column])
+        draws_B = self.draws_BR[:, column]
+        parts = {QUESTIONS: Part(draws_B, max(1, self.units - 1))}
+        return Estimate(float(self.values_RQ[column].mean()), draws_B, parts)
+
+    @property
+    def units(self) -> int:
+        """Independent pieces of evidence: clusters of questions."""
+        return len(set(self.clusters))
 
     def pooled(self, method: str) -> Estimate | None:
         """Mean over seeds of the final avg@k; questions and seeds are resampled."""
@@ -248,7 +257,9 @@ class _Scores:
         values_SQ = self.values_RQ[columns]
         if values_SQ.min() == values_SQ.max():
             return unanimous_interval(values_SQ, self.clusters)
-        return estimate.interval()
+        found_interval = estimate.interval()
+        low, high = max(0.0, found_interval.low), min(1.0, found_interval.high)
+        return Interval(found_interval.value, low, high)
 
     def _pooled(self, method: str, metric: Metric) -> tuple[Estimate, list[int]] | None:
         keys = [(run.name, self.final(run).step, metric) for run in self.of(method)]
@@ -257,7 +268,8 @@ class _Scores:
         columns = [self.column[key] for key in keys]
         values_S = self.values_RQ[columns].mean(axis=1)
         weights_BS = seed_weights(method, len(columns))
-        return over_seeds(values_S, self.draws_BR[:, columns], weights_BS), columns
+        draws_BS = self.draws_BR[:, columns]
+        return over_seeds(method, values_S, draws_BS, weights_BS, self.units), columns
 
     def curve(self, method: str, unit: str) -> Curve | None:
         """Scores and costs at the checkpoints that all seeds share; None if there are none."""
@@ -269,6 +281,8 @@ class _Scores:
             [[self.column[run.name, step, "avg@k"] for step in steps] for run in runs]
         )
         return Curve(
+            method=method,
+            units=self.units,
             scores_SC=self.values_RQ.mean(axis=1)[columns_SC],
             draws_BSC=self.draws_BR[:, columns_SC],
             weights_BS=seed_weights(method, len(runs)),

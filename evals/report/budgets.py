@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from evals.report.statistics import Curve, Estimate, FloatArray
+from evals.report.statistics import Curve, Estimate, FloatArray, over_seeds
 from evals.stats import Interval
 
 BUDGET_UNITS = ("samples", "tokens", "flops", "seconds")
@@ -63,19 +63,23 @@ def equal_budget(
 
 
 def _read(curve: Curve, costs_C: FloatArray, start: Estimate, amount: float) -> Estimate:
-    """The curve at a cost, as observed and in every resample."""
-    observed_1C, draws_BC = curve.mean_scores()
+    """The curve at a cost."""
     points = np.concatenate([[0.0], costs_C])
     after = int(np.clip(np.searchsorted(points, amount), 1, len(points) - 1))
     share = (amount - points[after - 1]) / (points[after] - points[after - 1])
-
-    def between(start_X: FloatArray, scores_XC: FloatArray) -> FloatArray:
-        whole = np.concatenate([start_X[:, None], scores_XC], axis=1)
-        read: FloatArray = (1 - share) * whole[:, after - 1] + share * whole[:, after]
-        return read
-
-    value = between(np.array([start.value]), observed_1C)
-    return Estimate(float(value[0]), between(start.draws_B, draws_BC))
+    values_S, draws_BS = curve.scores_SC[:, after - 1], curve.draws_BSC[:, :, after - 1]
+    if after == 1:
+        before_S: FloatArray | float = start.value
+        before_BS = start.draws_B[:, None]
+    else:
+        before_S, before_BS = curve.scores_SC[:, after - 2], curve.draws_BSC[:, :, after - 2]
+    return over_seeds(
+        curve.method,
+        (1 - share) * before_S + share * values_S,
+        (1 - share) * before_BS + share * draws_BS,
+        curve.weights_BS,
+        curve.units,
+    )
 
 
 def budget_csv(budgets: Mapping[str, Sequence[Budget]]) -> pd.DataFrame:

@@ -199,13 +199,15 @@ def _bands(
     draws_BR = resampled_means(values_SKQ.reshape(-1, questions), clusters=clusters)
     draws_BSK = draws_BR.reshape(-1, seeds, ks)
     weights_BS = seed_weights(method, seeds)
+    units = questions if clusters is None else len(set(clusters))
     found = []
     for index in range(ks):
         own_SQ = values_SKQ[:, index]
         if own_SQ.min() == own_SQ.max():
             found.append(unanimous_interval(own_SQ, clusters))
         else:
-            pooled = over_seeds(own_SQ.mean(axis=1), draws_BSK[:, :, index], weights_BS)
+            values_S, draws_BS = own_SQ.mean(axis=1), draws_BSK[:, :, index]
+            pooled = over_seeds(method, values_S, draws_BS, weights_BS, units)
             found.append(pooled.interval())
     return found
 

@@ -1,9 +1,13 @@
-"""Intervals of the report: one crossed bootstrap over questions and seeds, shared by every number.
+"""Intervals of the report: questions and seeds resampled together, once for every number.
 
 Every score of a study is a mean over the same questions, so one resample of the questions serves
 all runs at once: differences are paired without further ado, and a quantity derived from several
-scores (a share of a gap, a ratio of costs) is computed once a resample. Seeds are resampled
-within a method, independently of other methods.
+scores (a share of a gap, a ratio of costs) is computed once a resample. Seeds vary within a method,
+independently of other methods, as a mean of S normal values does; how far out the limits lie is
+decided by Student's t at Satterthwaite's degrees of freedom, from how much of the variance comes
+from the questions and from each method's seeds. What of a seed's mean is the noise of its questions
+is counted in both: so the intervals cover at least at their rate, by more where seeds hardly vary
+(tests/evals/report/test_coverage.py).
 
 Questions of one cluster (versions of one picture) are no independent evidence: they are drawn
 together.
@@ -14,15 +18,16 @@ Axes: B resamples, Q questions, R evaluated checkpoints ("columns"), S seeds, C 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evals.clusters import cluster_sums
-from evals.stats import RESAMPLES, Interval, score_interval
+from evals.stats import RESAMPLES, Interval, effective_freedom, inflation, score_interval
+from evals.stats import seed_weights as normal_weights
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -43,22 +48,66 @@ def verdict(difference: Interval) -> str:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What an estimate would be if only one thing varied: the questions, or one method's seeds."""
+
+    draws_B: FloatArray
+    freedom: int
+
+
+@dataclass(frozen=True)
 class Estimate:
-    """A number with its B resamples; arithmetic keeps resamples of one index together."""
+    """A number with its B resamples; arithmetic keeps resamples of one index together.
+
+    Args:
+        parts: by what varies. They share out the variance of `draws_B`.
+    """
 
     value: float
     draws_B: FloatArray
+    parts: Mapping[str, Part]
 
     def __sub__(self, other: Estimate) -> Estimate:
-        return Estimate(self.value - other.value, self.draws_B - other.draws_B)
+        return self._with(other, lambda a, b: a - b)
 
     def __truediv__(self, other: Estimate) -> Estimate:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return Estimate(self.value / other.value, self.draws_B / other.draws_B)
+        def ratio(a: FloatArray | float, b: FloatArray | float) -> FloatArray | float:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.divide(a, b)
+
+        return self._with(other, ratio)
+
+    def _with(self, other: Estimate, combine: Callable[[Any, Any], Any]) -> Estimate:
+        parts = {}
+        for name in dict.fromkeys([*self.parts, *other.parts]):
+            one, two = self.parts.get(name), other.parts.get(name)
+            draws_B = combine(
+                self.value if one is None else one.draws_B,
+                other.value if two is None else two.draws_B,
+            )
+            parts[name] = Part(draws_B, min(p.freedom for p in (one, two) if p is not None))
+        value = float(combine(self.value, other.value))
+        return Estimate(value, combine(self.draws_B, other.draws_B), parts)
+
+    def freedom(self) -> float:
+        """Satterthwaite's degrees of freedom."""
+        found = []
+        for part in self.parts.values():
+            low, high = np.percentile(part.draws_B, [2.5, 97.5])  # a ratio's tails are no variance
+            found.append((float(high - low) ** 2, part.freedom))
+        return effective_freedom(found)
 
     def interval(self) -> Interval:
+        wide = inflation(self.freedom())
         low, high = np.percentile(self.draws_B, [2.5, 97.5])
-        return Interval(self.value, float(low), float(high))
+        return Interval(
+            self.value,
+            float(self.value + wide * (low - self.value)),
+            float(self.value + wide * (high - self.value)),
+        )
+
+
+QUESTIONS = "questions"
 
 
 def resampled_means(
@@ -96,18 +145,28 @@ def resampled_means(
 
 
 def seed_weights(method: str, seeds: int, resamples: int = RESAMPLES) -> FloatArray:
-    """Weight of each seed in each resample, [B, S], rows summing to 1.
+    """Weight of each seed in each resample, [B, S] (:func:`evals.stats.seed_weights`).
 
     The generator is seeded by the method's name: adding a method leaves the others' intervals
     as they were. A single seed has weight 1 throughout, so only questions vary.
     """
     generator = np.random.default_rng([_SEED, zlib.crc32(method.encode()), seeds])
-    return generator.multinomial(seeds, np.full(seeds, 1.0 / seeds), size=resamples) / seeds
+    return normal_weights(seeds, resamples, generator)
 
 
-def over_seeds(values_S: FloatArray, draws_BS: FloatArray, weights_BS: FloatArray) -> Estimate:
-    """Mean over seeds, questions and seeds both resampled."""
-    return Estimate(float(values_S.mean()), (draws_BS * weights_BS).sum(axis=1))
+def over_seeds(
+    method: str, values_S: FloatArray, draws_BS: FloatArray, weights_BS: FloatArray, units: int
+) -> Estimate:
+    """Mean over seeds, questions and seeds both resampled.
+
+    Args:
+        values_S: the score of each seed. draws_BS: the same, with resampled questions.
+        units: clusters of questions, or questions.
+    """
+    parts = {QUESTIONS: Part(draws_BS.mean(axis=1), max(1, units - 1))}
+    if len(values_S) > 1:
+        parts[method] = Part(weights_BS @ values_S, len(values_S) - 1)
+    return Estimate(float(values_S.mean()), (draws_BS * weights_BS).sum(axis=1), parts)
 
 
 def smoothing_window(checkpoints: int) -> int:
@@ -138,10 +197,13 @@ class Curve:
     """Scores of one method at the C checkpoints that all its S seeds have in common.
 
     Args:
+        method: whose. units: clusters of questions, or questions.
         scores_SC: score of each seed. draws_BSC: the same, resampled over questions.
         weights_BS: the seeds' weights. costs_SC: what each checkpoint cost, in any one unit.
     """
 
+    method: str
+    units: int
     scores_SC: FloatArray
     draws_BSC: FloatArray
     weights_BS: FloatArray
@@ -152,9 +214,20 @@ class Curve:
         resampled = np.einsum("bsc,bs->bc", self.draws_BSC, self.weights_BS)
         return self.scores_SC.mean(axis=0, keepdims=True), resampled
 
-    def mean_costs(self) -> tuple[FloatArray, FloatArray]:
-        """Mean over seeds: as observed [1, C], and resampled [B, C]."""
-        return self.costs_SC.mean(axis=0, keepdims=True), self.weights_BS @ self.costs_SC
+    def mean_costs(self) -> FloatArray:
+        """Mean over seeds, [C]: what the runs did cost, and no estimate."""
+        mean_C: FloatArray = self.costs_SC.mean(axis=0)
+        return mean_C
+
+    def last(self) -> Estimate:
+        """The score at the last checkpoint."""
+        return over_seeds(
+            self.method,
+            self.scores_SC[:, -1],
+            self.draws_BSC[:, :, -1],
+            self.weights_BS,
+            self.units,
+        )
 
 
 @dataclass(frozen=True)
@@ -193,11 +266,13 @@ def efficiency(method: Curve, baseline: Curve) -> Efficiency:
     by definition. A target never reached bounds the efficiency from above, a target reached at
     the first checkpoint from below: what lies between checkpoints was not measured.
     """
-    observed, resampled = (
-        _ratios(method.mean_scores()[i], method.mean_costs()[i],
-                baseline.mean_scores()[i], baseline.mean_costs()[i])
-        for i in (0, 1)
-    )  # fmt: skip
+    wide = inflation((method.last() - baseline.last()).freedom())
+    (own_1C, own_BC), (base_1C, base_BC) = method.mean_scores(), baseline.mean_scores()
+    costs = method.mean_costs(), baseline.mean_costs()
+    observed = _ratios(own_1C, base_1C, *costs)
+    resampled = _ratios(
+        own_1C + wide * (own_BC - own_1C), base_1C + wide * (base_BC - base_1C), *costs
+    )
     # A target never reached is the worst outcome, ordered by how far it bounds: so the limits do
     # not depend on the order of the resamples.
     order = np.lexsort((resampled.ratio, np.logical_not(resampled.never)))
@@ -234,13 +309,12 @@ class _Ratios:
 
 
 def _ratios(
-    scores_XC: FloatArray, costs_XC: FloatArray, base_XC: FloatArray, base_costs_XC: FloatArray
+    scores_XC: FloatArray, base_XC: FloatArray, costs_C: FloatArray, base_costs_C: FloatArray
 ) -> _Ratios:
     target_X = base_XC[:, -1]
     index_X, never_X = first_reach(trailing_mean(scores_XC), target_X)
     base_index_X, _ = first_reach(trailing_mean(base_XC), target_X)
-    cost_X = np.take_along_axis(costs_XC, index_X[:, None], axis=1)[:, 0]
-    base_cost_X = np.take_along_axis(base_costs_XC, base_index_X[:, None], axis=1)[:, 0]
+    cost_X, base_cost_X = costs_C[index_X], base_costs_C[base_index_X]
     first_X = (index_X == 0) & ~never_X
     return _Ratios(
         base_cost_X / cost_X, cost_X, base_cost_X, never_X, first_X, base_index_X == 0

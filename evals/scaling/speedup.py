@@ -16,7 +16,14 @@ import numpy as np
 
 from evals.clusters import cluster_sums, resampled_counts
 from evals.scaling.curves import FloatArray, QuestionCurves, over_seeds
-from evals.stats import LEVEL, RESAMPLES, expanded_quantiles
+from evals.stats import (
+    LEVEL,
+    RESAMPLES,
+    effective_freedom,
+    expanded_quantiles,
+    inflation,
+    seed_weights,
+)
 from reopold.config import ConfigError
 
 
@@ -112,10 +119,15 @@ def speed_up(
             for counts in resampled_counts(len(size_C), resamples, seed)
         ]
     )
-    weights_BS = _seed_weights(len(students), resamples, seed)
-    drawn = _Outcome(draws_BX, weights_BS, logs)
-    point = _Outcome(
-        np.mean(columns, axis=1)[None, :], np.full((1, len(students)), 1 / len(students)), logs
+    generator = np.random.default_rng([seed, len(students)])
+    weights_BS = seed_weights(len(students), resamples, generator)
+    means_1X = np.mean(columns, axis=1)[None, :]
+    point = _Outcome(means_1X, np.full((1, len(students)), 1 / len(students)), logs)
+    wide = _inflation(_Outcome(draws_BX, weights_BS, logs), point, len(size_C), level)
+    drawn = _Outcome(
+        means_1X + wide * (draws_BX - means_1X),
+        1 / len(students) + wide * (weights_BS - 1 / len(students)),
+        logs,
     )
     n, k = len(size_C), float(point.k_B[0])
     k_low, k_high = _limits(drawn.k_B, drawn.k_B, n, k, level)
@@ -164,12 +176,6 @@ def _costs(curves: QuestionCurves) -> list[FloatArray]:
     return [curves.seconds_Q, curves.tokens_Q, curves.prompt_tokens_Q]
 
 
-def _seed_weights(seeds: int, resamples: int, seed: int) -> FloatArray:
-    """Weight of each student in each resample, rows summing to 1."""
-    generator = np.random.default_rng([seed, seeds])
-    return generator.multinomial(seeds, np.full(seeds, 1.0 / seeds), size=resamples) / seeds
-
-
 class _Outcome:
     """Means over questions, a row a resample: where the target is reached, and at what cost.
 
@@ -178,8 +184,11 @@ class _Outcome:
 
     def __init__(self, means_BX: FloatArray, weights_BS: FloatArray, logs_K: FloatArray) -> None:
         seeds, teacher_B4 = weights_BS.shape[1], means_BX[:, -4:]
-        own_BSX = means_BX[:, :-4].reshape(len(means_BX), seeds, -1)
-        student_BX = np.einsum("bsx,bs->bx", own_BSX, weights_BS)
+        self.weights_BS, self.logs_K = weights_BS, logs_K
+        self.own_BSX = means_BX[:, :-4].reshape(len(means_BX), seeds, -1)
+        student_BX = np.einsum("bsx,bs->bx", self.own_BSX, weights_BS)
+        # Costs are what the students did cost: seeds are no reason to doubt them.
+        student_BX[:, -3:] = self.own_BSX[:, :, -3:].mean(axis=1)
         self.scores_BK, self.target_B = student_BX[:, :-3], teacher_B4[:, 0]
         self.student_B3, self.teacher_B3 = student_BX[:, -3:], teacher_B4[:, 1:]
         self.largest = float(np.exp(logs_K[-1]))
@@ -215,6 +224,21 @@ def first_k(scores_BK: FloatArray, target_B: FloatArray, logs_K: FloatArray) -> 
     part_B = np.clip((target_B - low_B) / rise_B, 0.0, 1.0)
     log_B = logs_K[before_B] + part_B * (logs_K[index_B] - logs_K[before_B])
     return np.where(above_BK.any(axis=1), np.exp(log_B), np.inf)
+
+
+def _inflation(drawn: _Outcome, point: _Outcome, n: int, level: float) -> float:
+    """How much wider Student's limits are than the resamples', for several students.
+
+    The degrees of freedom are those of the score at the k that is asked for, against the target:
+    how much of its variance comes from the questions, how much from the seeds.
+    """
+    seeds = drawn.weights_BS.shape[1]
+    if seeds == 1 or n < 2:
+        return 1.0
+    at = int(np.abs(drawn.logs_K - math.log(min(point.k_B[0], drawn.largest))).argmin())
+    questions = float(np.var(drawn.own_BSX[:, :, at].mean(axis=1) - drawn.target_B))
+    varied = float(np.var(drawn.weights_BS @ point.own_BSX[0, :, at]))
+    return inflation(effective_freedom([(questions, n - 1), (varied, seeds - 1)]), level)
 
 
 def _limits(

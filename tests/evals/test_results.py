@@ -82,6 +82,7 @@ def row(question: str, sample: int, extracted: str | None = None) -> SampleRow:
         images=[],
         cluster=question,
         response="#2",
+        answer=None,
         response_ids=[4, 5],
         extracted=extracted,
         vote=None,

@@ -258,6 +258,7 @@ def write_evaluation(
             images=[f"/suite/images/q{question:04d}.png"] if visual else [],
             cluster=f"q{question:04d}",
             response=f"= {question + 1}",
+            answer=None,
             response_ids=[1] * (20 if tools else 12),
             extracted=str(question + 1) if right else str(question + sample + 2),
             vote=RIGHT if right else f"wrong {sample}",
