@@ -165,7 +165,9 @@ def render(study: Study) -> Rendered:
         "entropy": entropy_table(found),
         "scaling": scaling_table([part.scaling.found for part in sections if part.scaling]),
     }
-    files = {f"{name}.csv": _csv(table) for name, table in tables.items() if len(table)}
+    always = ("scores", "curves")
+    kept = {name: each for name, each in tables.items() if len(each) or name in always}
+    files = {f"{name}.csv": _csv(each) for name, each in kept.items()}
     general = [*training_panels(study), *reward_figures(found), *entropy_figures(study, found)]
     page = _page(study, sections, facts, found, sorted(files))
     for drawing in [*general, *(each for part in sections for each in part.drawings)]:

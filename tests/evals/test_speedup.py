@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ def test_prompts_are_read_once_and_cost() -> None:
 
 
 def test_seeds_are_averaged_and_resampled() -> None:
-    # Two students that never vary over questions: only which of them is drawn does.
+    # Two students that never vary over questions: only their seeds do, and two say very little.
     good, teacher = pair([0.5, 0.6, 0.7, 0.8, 0.9], 0.7)
     poor, _ = pair([0.3, 0.4, 0.5, 0.6, 0.7], 0.7)
     poor = replace(poor, tokens_Q=poor.tokens_Q * 3)
@@ -94,12 +94,14 @@ def test_seeds_are_averaged_and_resampled() -> None:
     # Their mean is 0.4, 0.5, 0.6, 0.7, ...: the target at k = 8, with 200 tokens a sample.
     assert result.k == pytest.approx(8.0) and result.seeds == 2
     assert result.tokens.value == pytest.approx(300 / (8 * 200))
-    # A quarter of the resamples each hold only the good one (k = 4), only the poor one (k = 16).
-    assert (result.k_low, result.k_high) == pytest.approx((4.0, 16.0))
-    limits = (300 / (16 * 300), 300 / (4 * 100))
-    assert (result.tokens.low, result.tokens.high) == pytest.approx(limits)
+    # Their target differs by 0.2 at the same k: Student's interval with one degree of freedom.
+    assert (result.k_low, result.k_high) == (1.0, math.inf)
+    assert result.tokens.low == 0.0 and result.tokens.high == pytest.approx(300 / 200)
     assert "(40 questions, mean over 2 seeds)" in result.sentence()
-    assert speed_up([good, good], teacher).tokens == speed_up([good], teacher).tokens
+    twins, alone = speed_up([good, good], teacher).tokens, speed_up([good], teacher).tokens
+    assert (twins.low, twins.value, twins.high) == pytest.approx(
+        (alone.low, alone.value, alone.high)
+    )
 
 
 def test_seeds_of_other_questions_are_refused() -> None:

@@ -61,11 +61,11 @@ def test_interrupted_gone_on_reused_and_reported(place: Path) -> None:
     _check_runs(study)
     _check_report(study)
 
-    before = {p: p.read_bytes() for p in (study / "report").iterdir()}
+    before = {p: p.read_bytes() for p in (study / "report").rglob("*") if p.is_file()}
     stamps = {p: p.stat().st_mtime_ns for p in (study / "runs").rglob("*.safetensors")}
     again = run(place)
     assert again.stderr.count("reused") == 5
-    assert {p: p.read_bytes() for p in (study / "report").iterdir()} == before
+    assert {p: p.read_bytes() for p in (study / "report").rglob("*") if p.is_file()} == before
     assert {p: p.stat().st_mtime_ns for p in (study / "runs").rglob("*.safetensors")} == stamps
 
     scripted = run(place, "--json")

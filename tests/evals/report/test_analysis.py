@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,7 +95,8 @@ def test_only_the_last_checkpoint_of_a_reference_counts(make_study: Make) -> Non
 def test_every_curve_starts_at_the_student(finished_study: Path) -> None:
     table = curve_table(load_study(finished_study))
     assert ",".join(table.columns) == (
-        "family,method,seed,checkpoint_step,samples,tokens,benchmark,metric,value,low,high"
+        "family,method,seed,checkpoint_step,samples,rollouts,tokens,teacher_tokens,prefill_tokens,"
+        "flops,device_seconds,seconds,benchmark,metric,value,low,high"
     )
     assert not table["method"].isin(["student", "teacher"]).any()
     average = table[table["metric"] == "avg@k"]
@@ -108,7 +110,10 @@ def test_every_curve_starts_at_the_student(finished_study: Path) -> None:
 
 def test_wall_clock_is_summed_over_steps(finished_study: Path) -> None:
     cost = load_study(finished_study).of("reopold")[0].cost(8)
-    assert cost == pytest.approx({"steps": 8, "samples": 256, "tokens": 4832, "seconds": 8 * 0.6})
+    known = {"steps": 8, "samples": 256, "tokens": 4832, "seconds": 8 * 0.6}
+    assert {unit: cost[unit] for unit in known} == pytest.approx(known)
+    assert cost["device_seconds"] == pytest.approx(8 * 0.6)  # one device
+    assert math.isnan(cost["flops"])  # runs of before they were counted
 
 
 def test_a_perfect_score_still_has_an_interval(make_study: Make) -> None:

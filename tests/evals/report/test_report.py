@@ -26,7 +26,10 @@ from evals.report.tokens import clean, token_view
 from reopold.config import ConfigError, Method
 
 Make = Callable[[Synthetic], Path]
-FILES = ("index.html", "report.md", "report.json", "scores.csv", "curves.csv")
+FILES = (
+    *("index.html", "report.md", "report.json", "scores.csv", "curves.csv", "budgets.csv"),
+    *("MANIFEST.json", "evidence.zip"),
+)
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
@@ -64,7 +67,10 @@ def page(finished_study: Path) -> Page:
 def test_all_files_are_written(finished_study: Path) -> None:
     index = build_report(finished_study)
     assert index == finished_study / "report" / "index.html"
-    assert {file.name for file in index.parent.iterdir()} == set(FILES)
+    assert {file.name for file in index.parent.iterdir()} == {*FILES, "figures"}
+    drawn = {file.name for file in (index.parent / "figures").iterdir()}
+    assert "curves-micro_maths.svg" in drawn and len(drawn) == 12
+    assert "var(--" not in (index.parent / "figures/curves-micro_maths.svg").read_text()
 
 
 def test_two_processes_write_the_same_bytes(finished_study: Path) -> None:
@@ -81,7 +87,7 @@ def test_two_processes_write_the_same_bytes(finished_study: Path) -> None:
 
 
 def test_a_study_that_moved_gives_the_same_bytes(make_study: Make, tmp_path: Path) -> None:
-    folder = make_study(Synthetic(methods=("grpo",), seeds=(1,)))
+    folder = make_study(Synthetic(methods=("opd", "grpo"), seeds=(1,)))
     build_report(folder)
     before = {name: (folder / "report" / name).read_bytes() for name in FILES}
     shutil.rmtree(folder / "report")
@@ -100,7 +106,7 @@ def test_figures_and_tables_can_be_told_apart_by_a_screen_reader(page: Page) -> 
     identifiers = Counter(attrs["id"] for _, attrs in page.tags if "id" in attrs)
     assert [name for name, count in identifiers.items() if count > 1] == []
     figures = [attrs for tag, attrs in page.tags if tag == "svg" and "swatch" not in str(attrs)]
-    assert len(figures) == 9
+    assert len(figures) == 12
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in figures)
     assert all(attrs["scope"] in ("col", "row") for tag, attrs in page.tags if tag == "th")
     for _, attrs in page.tags:
@@ -127,8 +133,10 @@ def test_nothing_private_is_shown(make_study: Make) -> None:
     manifest["hardware"] |= {"hostname": "secret-host"}
     (run / "manifest.json").write_text(json.dumps(manifest))
     build_report(folder)
-    for name in FILES:
-        text = (folder / "report" / name).read_text()
+    # The evidence is the study's own files, byte for byte: docs/study.md says so.
+    shown = {f for f in (folder / "report").rglob("*") if f.suffix not in ("", ".zip")}
+    for name in shown:
+        text = name.read_text()
         for private in ("someone", "secret-host", "/data/", "/models/", str(folder), "1000000000"):
             assert private not in text, (name, private)
     assert "cannot read train.jsonl" in (folder / "report/index.html").read_text()
@@ -154,7 +162,7 @@ def test_markdown_tables_are_rectangular(finished_study: Path) -> None:
     lines = (finished_study / "report/report.md").read_text(encoding="utf-8").splitlines()
     blocks = "\n".join(line if line.startswith("|") else "" for line in lines).split("\n\n")
     tables = [block.strip().splitlines() for block in blocks if block.strip()]
-    assert len(tables) == 4
+    assert len(tables) == 5
     for table in tables:
         assert len(table) > 2
         assert len({line.count("|") for line in table}) == 1

@@ -19,7 +19,7 @@ from evals.report import build_report, compare
 from evals.report.families import dialogue_table, kind_table
 from evals.report.pictures import SMALL_BYTES, picture
 from evals.report.scaling import scaling
-from evals.report.study import load_study
+from evals.report.study import Study, load_study
 from evals.report.tables import Table
 from evals.scaling import majority_at_k
 
@@ -142,20 +142,21 @@ def test_broken_and_unscored_dialogues_are_not_shown(make_study: Make) -> None:
     assert "12 times 34?" in html and "broken one" not in html and "all observed" not in html
 
 
-def test_pictures_are_small_or_left_out(tmp_path: Path) -> None:
+def test_pictures_are_small_or_left_out(mixed: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 256, (400, 300, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
     (tmp_path / "text.png").write_text("no picture")
     assert (tmp_path / "large.png").stat().st_size > SMALL_BYTES
-    shown = picture(tmp_path, str(tmp_path / "large.png"))
+    study = Study(load_study(mixed).config, {}, [], [], tmp_path)
+    shown = picture(study, str(tmp_path / "large.png"))
     assert shown is not None
     data = base64.b64decode(shown.removeprefix("data:image/png;base64,"))
     (tmp_path / "small.png").write_bytes(data)
     assert Image.open(tmp_path / "small.png").size == (192, 256)
-    assert picture(tmp_path, str(tmp_path / "text.png")) is None
-    assert picture(tmp_path, str(tmp_path / "absent.png")) is None
+    assert picture(study, str(tmp_path / "text.png")) is None
+    assert picture(study, str(tmp_path / "absent.png")) is None
 
 
 def test_scaling_curves_are_the_files_votes(mixed: Path) -> None:
@@ -239,5 +240,5 @@ def test_a_mixed_study_that_moved_gives_the_same_bytes(
     moved = Path(shutil.copytree(mixed, tmp_path / "elsewhere"))
     shutil.rmtree(moved / "report")
     build_report(moved)
-    for file in (mixed / "report").iterdir():
-        assert file.read_bytes() == (moved / "report" / file.name).read_bytes(), file.name
+    for file in (p for p in (mixed / "report").rglob("*") if p.is_file()):
+        assert file.read_bytes() == (moved / file.relative_to(mixed)).read_bytes(), file.name
