@@ -32,8 +32,7 @@ function signed(number, digits) {
 }
 
 const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
-const plain = (number, digits = 2) => (number === null ? "–"
-  : number.toFixed(digits).replace("-", "−"));
+const plain = (number, digits = 2) => orNone(number, digits).replace("+", "");
 const orNone = (number, digits = 2) => (number === null ? "–" : signed(number, digits));
 const glyphs = (text) => VISIBLE[text.replace(/^ +| +$/g, "")] ?? text;
 const own = () => groups[state.group];
@@ -97,7 +96,8 @@ function draw() {
     $("list").scrollTop = 0;
   }
   if (!shown.some((each) => each.i === state.rollout)) {
-    Object.assign(state, { rollout: shown.length ? shown[0].i : -1, token: -1 });
+    const token = state.rollout < 0 ? state.token : -1;  // an address may name but the token
+    Object.assign(state, { rollout: shown.length ? shown[0].i : -1, token });
   }
   drawControls();
   drawCount();
@@ -133,18 +133,21 @@ function drawLegend() {
   const scale = (kind, ...ends) => make("span", { class: "scale" }, ends[0],
     make("span", { class: `ramp ${kind}`, "aria-hidden": "true" }), ends[1]);
   const floors = [...new Set([own(), partner()].filter(Boolean).map((group) => group.floor))];
-  const floor = floors.map((each) => (each === null ? "none: nothing is clipped"
+  const floor = floors.map((each) => (each === null ? "no reward floor, nothing is clipped"
     : `R < ${plain(each)} nats`)).join("; beside it ");
   const sample = (text, classes, label) => make("span", { class: "tokens" },
     make("span", { class: `tk ${classes}`, "data-label": label, style: "--strength:.7" }, text));
   const kept = make("span", {}, sample("kept", "kept", ""), " learnt from");
-  const clipped = make("span", {}, sample("clipped", "clipped", "▼"), ` ${floor}`);
+  const clipped = make("span", {}, floors.some((each) => each !== null)
+    ? sample("clipped", "clipped", "▼") : "", ` ${floor}`);
   const means = {
     reward: [scale("diverging", "−3", "+3 nats"), make("span", {},
-      "R = log p(teacher) − log p(student); orange, −: the teacher likes it less; blue, +: more")],
+      "R = log p(teacher) − log p(student); orange, −: the teacher likes it less; ",
+      "blue, +: more")],
     entropy: [scale("sequential", "0", "2 nats or more"),
       make("span", {}, "entropy of the student's distribution there")],
-    clipped: [make("span", {}, sample("filled", "clipped down", "▼"), " its reward is cut off at the floor")],
+    clipped: [make("span", {}, sample("filled", "clipped down", "▼"),
+      " its reward is cut off at the floor")],
     kept: [make("span", {}, sample("filled", "kept seq", "●"), " in the loss"),
       make("span", {}, sample("blank", "", "○"), " left out")],
   };
@@ -155,7 +158,7 @@ function drawLegend() {
 function drawCount() {
   const all = own() ? own().rollouts.length : 0, thousands = (n) => n.toLocaleString("en-GB");
   const place = shown.findIndex((each) => each.i === state.rollout) + 1;
-  const among = shown.length === all ? thousands(all) : `${thousands(shown.length)} of ${thousands(all)}`;
+  const among = (shown.length === all ? "" : `${thousands(shown.length)} of `) + thousands(all);
   const where = place ? `, at ${thousands(place)}` : "";
   const shares = partner() && !shown.length && state.sort === "all" && !state.q
     ? " The two groups share no prompt." : "";
@@ -175,16 +178,16 @@ function drawRows() {
 }
 
 function row(rollout, k) {
-  const facts = [outcome(rollout), `${rollout.said} tokens`, `R ${orNone(rollout.mean)}`];
+  const facts = [outcome(rollout), `${rollout.said} tokens`, `mean R ${orNone(rollout.mean)}`];
   if (rollout.clipped) facts.push(`▼ ${percent(rollout.share)}`);
   const start = rollout.prompt.replace(/\s+/g, " ").slice(0, 120);
   return make("div", {
     class: "row", role: "option", id: `row-${rollout.i}`, "data-rollout": rollout.i,
     "aria-selected": String(rollout.i === state.rollout), "aria-posinset": k + 1,
     "aria-setsize": shown.length, style: `transform:translateY(${k * ROW}px)`,
-  }, make("span", { class: "start" }, start || (rollout.pictures.length ? "(a picture)" : "(empty)")),
+  }, make("span", { class: "start" }, start || "(no words)"),
   make("span", { class: "about" }, facts.join(" · ")),
-  make("span", { class: "strip", "aria-hidden": "true", style: `background:${stripe(rollout)}` }));
+  make("span", { class: "strip", "aria-hidden": "true", style: `background-image:${stripe(rollout)}` }));
 }
 
 /** A rollout's R from left to right, as hard-edged stops of one gradient. */

@@ -29,18 +29,19 @@ function pane({ group, rollout, same, sample }, side, parting) {
   }
   const title = make("h2", {}, group.label, " ", make("small", {}, `rollout ${rollout.i}`));
   if (same && same.length > 1) title.append(samples(same, sample));
-  const pictures = rollout.pictures.map((src, k) => make("img", { src, alt: `Picture ${k + 1} of the prompt` }));
-  section.append(title, make("p", { class: "ask" }, make("b", {}, "Prompt "),
+  const alt = (k) => `Picture ${k + 1} of the prompt`;
+  const pictures = rollout.pictures.map((src, k) => make("img", { src, alt: alt(k) }));
+  const long = rollout.prompt.length > 600;  // it scrolls, so the keyboard must reach it
+  section.append(title, make("p", { class: "ask", tabindex: long && "0" }, make("b", {}, "Prompt "),
     make("span", {}, rollout.prompt), ...pictures),
-  make("ul", { class: "about" }, ...facts(group, rollout).map((fact) => make("li", {}, fact))));
+  make("ul", { class: "about" }, ...facts(group, rollout, side).map((fact) => make("li", {}, fact))));
   if (parting !== null) section.append(make("p", { class: "about" }, parted(rollout, parting)));
   section.append(tokens(group, rollout, side, parting));
   return section;
 }
 
-function facts(group, rollout) {
+function facts(group, rollout, side) {
   const worst = group.worstFirst(rollout)[0];
-  const low = worst === undefined ? null : group.token(worst);
   return [
     outcome(rollout) + (rollout.reward === null ? "" : ` (outcome ${rollout.reward})`),
     rollout.answer && `wanted ${rollout.answer}`,
@@ -48,9 +49,18 @@ function facts(group, rollout) {
     ENDS[rollout.end] ?? "",
     rollout.environment && `with ${rollout.environment}`,
     `mean R ${orNone(rollout.mean)}, sum ${orNone(rollout.sum, 1)} nats`,
-    low && `lowest R ${signed(low.R, 2)} at “${glyphs(low.text)}”`,
-    group.floor === null ? "no reward floor" : `${rollout.clipped} clipped (${percent(rollout.share)})`,
+    worst !== undefined && lowest(group.token(worst), side),
+    group.floor === null ? "no reward floor"
+      : `${rollout.clipped} clipped (${percent(rollout.share)})`,
   ].filter(Boolean);
+}
+
+/** A button that goes there, for hands without the key n. */
+function lowest({ R, text }, side) {
+  const button = make("button", { type: "button", class: "low" },
+    `lowest R ${signed(R, 2)} at “${glyphs(text)}”`);
+  button.addEventListener("click", () => nextWorst(side));
+  return button;
 }
 
 function parted(rollout, parting) {
@@ -59,7 +69,8 @@ function parted(rollout, parting) {
 }
 
 function samples(same, sample) {
-  const button = make("button", { type: "button", class: "sample" }, `sample ${sample + 1} of ${same.length}: next`);
+  const button = make("button", { type: "button", class: "sample" },
+    `sample ${sample + 1} of ${same.length}: next`);
   button.addEventListener("click", () => set({ sample: (sample + 1) % same.length, token: -1 }));
   return button;
 }
@@ -107,8 +118,10 @@ function looks({ R, entropy, clipped, kept }) {
     return entropy === null ? [[], mark, 0]
       : [["seq"], mark + (entropy < BLANK ? "" : plain(entropy, 1)), strength(entropy, FULL.entropy)];
   }
-  if (state.colour === "clipped") return [clipped ? ["down"] : [], mark, clipped ? 0.9 : 0];
-  if (state.colour === "kept") return [kept ? ["seq"] : [], mark + (kept ? "●" : "○"), kept ? 0.6 : 0];
+  if (state.colour === "clipped") return [clipped ? ["down"] : [], mark, clipped ? 1 : 0];
+  if (state.colour === "kept") {
+    return [kept ? ["seq"] : [], mark + (kept ? "●" : "○"), kept ? 0.6 : 0];
+  }
   if (R === null || Math.abs(R) < BLANK) return [[], mark, 0];
   return [[R > 0 ? "up" : "down"], mark + signed(R, 1), strength(R, FULL.reward)];
 }
@@ -145,23 +158,27 @@ function drawFocus() {
 function drawCard(view, k) {
   if (!view) {
     $("card").replaceChildren(make("p", { class: "hint" },
-      "Point at a token, or press → or n (the lowest R), to see its numbers and what the teacher would rather have said."));
+      "Point at a token, or press → or n (the lowest R), to see its numbers "
+      + "and what the teacher would rather have said."));
     return;
   }
   const { group, rollout } = view, token = group.token(rollout.start + k);
-  const chance = (logprob) => (logprob === null ? "–" : `${plain(logprob)} (${percent(Math.exp(logprob), 1)})`);
+  const chance = (logprob) => (logprob === null ? "–"
+    : `${plain(logprob)} (${percent(Math.exp(logprob), 1)})`);
+  const fate = token.clipped ? `▼ clipped at ${plain(group.floor)}` : "not clipped";
   const rows = [
     ["R", token.R === null ? "not scored" : `${signed(token.R, 2)} nats`],
     ["log p teacher", chance(token.teacher)], ["log p student", chance(token.student)],
     ["entropy", token.entropy === null ? "–" : `${plain(token.entropy)} nats`],
-    ["reward", token.R === null ? "–" : token.clipped ? `▼ clipped at ${plain(group.floor)}` : "not clipped"],
+    ["reward", token.R === null ? "–" : fate],
     ["loss", token.kept ? "● kept" : "○ left out"],
   ];
   const where = `token ${k + 1} of ${rollout.length}${partner() ? `, ${group.label}` : ""}`;
   $("card").replaceChildren(
     make("div", { class: "numbers" },
       make("p", {}, make("b", { class: "what" }, glyphs(token.text)), " ", make("small", {}, where)),
-      make("dl", {}, ...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))))),
+      make("dl", {}, ...rows.map(([name, value]) => (
+        make("div", {}, make("dt", {}, name), make("dd", {}, value)))))),
     alternatives(group, token));
 }
 
@@ -172,7 +189,7 @@ function alternatives(group, token) {
   const line = ([text, share, sampled]) => make("li", sampled ? { class: "sampled" } : {},
     make("span", { class: "what" }, glyphs(text)),
     make("span", { class: "bar", "aria-hidden": "true", style: `--share:${share}` }),
-    make("span", {}, `${share < 0.0005 ? "<0.1 %" : percent(share, 1)}${sampled ? " ◀ sampled" : ""}`));
+    make("span", {}, share < 0.0005 ? "<0.1 %" : percent(share, 1), sampled ? " ◀ sampled" : ""));
   const lines = found.map(([text, share]) => [text, share, text === token.text]);
   if (found.length && token.teacher !== null && !lines.some(([, , sampled]) => sampled)) {
     lines.push([token.text, Math.min(1, Math.exp(token.teacher)), true]);

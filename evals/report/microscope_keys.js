@@ -10,20 +10,22 @@ function moveRollout(by) {
 }
 
 function moveToken(by) {
-  const places = [...(boxOf(state.pane)?.querySelectorAll(".tk") ?? [])].map((each) => Number(each.dataset.k));
+  const elements = [...(boxOf(state.pane)?.querySelectorAll(".tk") ?? [])];
+  const places = elements.map((each) => Number(each.dataset.k));
   if (!places.length) return;
-  const at = places.indexOf(state.token);
-  const to = at < 0 ? (by > 0 ? 0 : places.length - 1) : Math.min(places.length - 1, Math.max(0, at + by));
+  const at = places.indexOf(state.token), end = by > 0 ? 0 : places.length - 1;
+  const to = at < 0 ? end : Math.min(places.length - 1, Math.max(0, at + by));
   jumps = -1;
   lookAt(state.pane, places[to]);
 }
 
 /** The lowest R first; after the last the first again. */
-function nextWorst() {
-  const view = views()[state.pane], places = view && view.rollout ? view.group.worstFirst(view.rollout) : [];
+function nextWorst(side) {
+  const view = views()[side];
+  const places = view?.rollout ? view.group.worstFirst(view.rollout) : [];
   if (!places.length) return;
-  jumps = (jumps + 1) % places.length;
-  lookAt(state.pane, places[jumps] - view.rollout.start);
+  jumps = side === state.pane ? (jumps + 1) % places.length : 0;
+  lookAt(side, places[jumps] - view.rollout.start);
 }
 
 function lookAt(side, k) {
@@ -42,7 +44,7 @@ const KEYS = {
   j: () => moveRollout(1), ArrowDown: () => moveRollout(1),
   k: () => moveRollout(-1), ArrowUp: () => moveRollout(-1),
   ArrowRight: () => moveToken(1), ArrowLeft: () => moveToken(-1),
-  n: nextWorst, s: toggleSide,
+  n: () => nextWorst(state.pane), s: toggleSide,
   "/": () => $("search").focus(),
   "?": () => $("help").showModal(),
 };
@@ -88,10 +90,12 @@ function onControls() {
   const fresh = { token: -1, pane: 0, sample: 0 };
   const number = (id) => $(id).addEventListener("change", (event) => {
     jumps = -1;
-    set({ ...fresh, [id]: Number(event.target.value), ...(id === "group" ? { rollout: -1, with: -1 } : {}) });
+    const other = id === "group" ? { rollout: -1, with: -1 } : {};
+    set({ ...fresh, ...other, [id]: Number(event.target.value) });
   });
   ["group", "with"].forEach(number);
-  $("sort").addEventListener("change", (event) => set({ ...fresh, sort: event.target.value, rollout: -1 }));
+  $("sort").addEventListener("change", (event) => (
+    set({ ...fresh, sort: event.target.value, rollout: -1 })));
   $("search").addEventListener("input", (event) => set({ ...fresh, q: event.target.value }));
   $("side").addEventListener("click", toggleSide);
   $("help-button").addEventListener("click", () => $("help").showModal());
@@ -110,7 +114,7 @@ function fillControls() {
   const choice = ({ label }, value) => make("option", { value }, label);
   $("group").append(...groups.map(choice));
   $("with").append(...groups.map(choice));
-  $("sort").append(...Object.entries(SORTS).map(([value, { name }]) => make("option", { value }, name)));
+  $("sort").append(...Object.entries(SORTS).map(([key, { name }]) => choice({ label: name }, key)));
   $("modes").append(...MODES.map((mode, k) => make("button", { type: "button", "data-mode": mode },
     make("kbd", {}, String(k + 1)), ` ${mode}`)));
   $("side").disabled = groups.length < 2;
