@@ -5,7 +5,6 @@ const MODES = ["reward", "entropy", "clipped", "kept"];
 const FULL = { reward: 3, entropy: 2 };  // nats at which the colour is full
 const BLANK = 0.05;  // |R| in nats below which a token stays blank
 const ROW = 66;  // px, the height of a row in the list
-const VISIBLE = { "\n": "⏎", "\t": "⇥", "": "␣" };
 const ENDS = { length: "truncated", turns: "out of turns", seconds: "out of time" };
 
 const $ = (id) => document.getElementById(id);
@@ -13,7 +12,8 @@ const state = {
   group: 0, colour: "reward", sort: "all", q: "", rollout: -1, token: -1, side: 0, with: -1,
   sample: 0, pane: 0,
 };
-let groups = [], shown = [], drawn = {}, jumps = -1;
+let groups = [], shown = [], drawn = {};
+let jumps = -1;  // how often n was pressed on this rollout, less one
 
 // --- small things -------------------------------------------------------------------------
 
@@ -34,7 +34,9 @@ function signed(number, digits) {
 const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
 const plain = (number, digits = 2) => orNone(number, digits).replace("+", "");
 const orNone = (number, digits = 2) => (number === null ? "–" : signed(number, digits));
-const glyphs = (text) => VISIBLE[text.replace(/^ +| +$/g, "")] ?? text;
+/** A token's text so that all of it is seen. */
+const glyphs = (text) => (/^ *$/.test(text) ? "␣".repeat(text.length || 1)
+  : text.replaceAll("\n", "⏎").replaceAll("\t", "⇥"));
 const own = () => groups[state.group];
 const partner = () => (state.side && groups.length > 1 ? groups[state.with] : null);
 
@@ -81,6 +83,7 @@ function writeAddress() {
 /** Change some of the state and redraw what depends on it. */
 function set(changes) {
   Object.assign(state, changes);
+  if (changes.token === -1) jumps = -1;
   draw();
   writeAddress();
 }
@@ -104,8 +107,11 @@ function draw() {
   if (anew("row", [state.rollout, drawn.list])) showRow();
   drawRows();
   const view = [state.group, state.rollout, state.colour, partner() && state.with, state.sample];
+  const held = document.activeElement.closest(".tk");
   if (anew("detail", view)) drawDetail();
+  if (anew("top", [state.group, state.rollout])) $("panes").scrollTop = 0;
   drawFocus();
+  if (held && !held.isConnected) elementOf(state.pane, state.token)?.focus({ preventScroll: true });
 }
 
 /** Whether `values` differ from the last time under that name. */
@@ -180,14 +186,14 @@ function drawRows() {
 function row(rollout, k) {
   const facts = [outcome(rollout), `${rollout.said} tokens`, `mean R ${orNone(rollout.mean)}`];
   if (rollout.clipped) facts.push(`▼ ${percent(rollout.share)}`);
-  const start = rollout.prompt.replace(/\s+/g, " ").slice(0, 120);
+  const start = rollout.prompt.replace(/\s+/g, " ").slice(0, 120), strip = stripe(rollout);
   return make("div", {
     class: "row", role: "option", id: `row-${rollout.i}`, "data-rollout": rollout.i,
     "aria-selected": String(rollout.i === state.rollout), "aria-posinset": k + 1,
     "aria-setsize": shown.length, style: `transform:translateY(${k * ROW}px)`,
   }, make("span", { class: "start" }, start || "(no words)"),
   make("span", { class: "about" }, facts.join(" · ")),
-  make("span", { class: "strip", "aria-hidden": "true", style: `background-image:${stripe(rollout)}` }));
+  make("span", { class: "strip", "aria-hidden": "true", style: `background-image:${strip}` }));
 }
 
 /** A rollout's R from left to right, as hard-edged stops of one gradient. */

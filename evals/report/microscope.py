@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from evals.report.tokens import clean
 from reopold.data.images import PLACEHOLDER
@@ -162,7 +162,7 @@ def _alternatives(token: Record) -> list[tuple[str, int]]:
 
 
 @cache
-def _template() -> Any:
+def _template() -> Template:
     loader = FileSystemLoader(_HERE)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True

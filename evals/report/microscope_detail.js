@@ -85,13 +85,13 @@ function tokens(group, rollout, side, parting) {
   for (let k = 0; k < rollout.length; k++) {
     const token = group.token(rollout.start + k);
     if (token.observed) {
-      if (!said) box.append(said = make("span", { class: "tool", role: "presentation" }));
+      if (!said) box.append(said = make("span", { class: "tool", role: "group" }));
       said.append(token.text);
+      said.setAttribute("aria-label", `tool: ${said.textContent}`);
       continue;
     }
     said = null;
-    const element = tokenElement(token, k, parting);
-    box.append(element);
+    box.append(tokenElement(token, k, parting));
     if (token.text.endsWith("\n")) box.append(make("br"));
   }
   const first = box.querySelector(".tk");

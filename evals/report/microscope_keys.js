@@ -4,7 +4,6 @@
 function moveRollout(by) {
   const place = shown.findIndex((each) => each.i === state.rollout) + by;
   if (place < 0 || place >= shown.length) return;
-  jumps = -1;
   set({ rollout: shown[place].i, token: -1, sample: 0 });
   $("list").focus({ preventScroll: true });
 }
@@ -40,11 +39,17 @@ function toggleSide() {
   set({ side: state.side ? 0 : 1, token: -1, pane: 0, sample: 0 });
 }
 
+/** The other side's token at the same place, or its first. */
+function otherSide() {
+  const side = 1 - state.pane, k = elementOf(side, state.token) ? state.token : 0;
+  if (elementOf(side, k)) lookAt(side, k);
+}
+
 const KEYS = {
   j: () => moveRollout(1), ArrowDown: () => moveRollout(1),
   k: () => moveRollout(-1), ArrowUp: () => moveRollout(-1),
   ArrowRight: () => moveToken(1), ArrowLeft: () => moveToken(-1),
-  n: () => nextWorst(state.pane), s: toggleSide,
+  n: () => nextWorst(state.pane), s: toggleSide, o: otherSide,
   "/": () => $("search").focus(),
   "?": () => $("help").showModal(),
 };
@@ -89,7 +94,6 @@ function onPanes() {
 function onControls() {
   const fresh = { token: -1, pane: 0, sample: 0 };
   const number = (id) => $(id).addEventListener("change", (event) => {
-    jumps = -1;
     const other = id === "group" ? { rollout: -1, with: -1 } : {};
     set({ ...fresh, ...other, [id]: Number(event.target.value) });
   });
@@ -106,7 +110,7 @@ function onControls() {
   $("list").addEventListener("scroll", () => requestAnimationFrame(drawRows), { passive: true });
   $("list").addEventListener("click", (event) => {
     const row = event.target.closest(".row");
-    if (row) jumps = -1, set({ ...fresh, rollout: Number(row.dataset.rollout) });
+    if (row) set({ ...fresh, rollout: Number(row.dataset.rollout) });
   });
 }
 
@@ -137,7 +141,11 @@ async function start() {
   onPanes();
   document.addEventListener("keydown", onKey);
   addEventListener("resize", () => { drawRows(); });
-  addEventListener("hashchange", () => { readAddress(); draw(); });
+  addEventListener("hashchange", () => {
+    jumps = -1;
+    readAddress();
+    draw();
+  });
   readAddress();
   draw();
   elementOf(state.pane, state.token)?.scrollIntoView({ block: "nearest" });

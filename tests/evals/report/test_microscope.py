@@ -315,8 +315,8 @@ def test_keys(tmp_path: Path) -> None:
     assert "open" in dom.by_id("help")
     pressed = [e for e in dom.elements if e.get("aria-pressed") == "true"]
     assert [each.get("data-mode", each.get("id")) for each in pressed] == ["clipped", "side"]
-    dom = drawn(tmp_path, page, keys="j n n")
-    assert [e["data-k"] for e in dom.tokens() if e["aria-selected"] == "true"] == ["0"]
+    dom = drawn(tmp_path, page, keys="j s n n o ArrowRight")
+    assert [e["aria-selected"] for e in dom.tokens()] == ["false"] * 3 + ["true", "false"]
 
 
 @in_browser
