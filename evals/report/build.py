@@ -21,6 +21,7 @@ from evals.report.budgets import budget_csv
 from evals.report.evidence import evidence_files, write_evidence
 from evals.report.families import Gallery, dialogue_table, gallery, kind_table
 from evals.report.figures import cost_curves, learning_curves, training_panels
+from evals.report.microscope import microscope_page
 from evals.report.provenance import RunFacts, provenance_table, run_facts, shared_facts
 from evals.report.rewards import (
     Stretch,
@@ -32,6 +33,7 @@ from evals.report.rewards import (
 )
 from evals.report.scaling import Scaling, scaling, scaling_table
 from evals.report.scaling_view import scaling_figure, scaling_reading, scaling_view_table
+from evals.report.scopes import groups
 from evals.report.study import Study, load_study
 from evals.report.styles import SPARE, STYLES, Drawing, standalone, styles
 from evals.report.sweeps import sweep_csv, sweep_figures, sweep_tables
@@ -169,7 +171,11 @@ def render(study: Study) -> Rendered:
     kept = {name: each for name, each in tables.items() if len(each) or name in always}
     files = {f"{name}.csv": _csv(each) for name, each in kept.items()}
     general = [*training_panels(study), *reward_figures(found), *entropy_figures(study, found)]
-    page = _page(study, sections, facts, found, sorted(files))
+    if scopes := groups(study):
+        title = f"{study.config.title or study.config.name}: token microscope"
+        files["microscope.html"] = microscope_page(title, scopes)
+    page = _page(study, sections, facts, found, sorted(f"{name}.csv" for name in kept))
+    page["microscope"] = "microscope.html" if scopes else ""
     for drawing in [*general, *(each for part in sections for each in part.drawings)]:
         files[f"figures/{drawing.name}.svg"] = standalone(drawing)
     files["report.json"] = _json(_summary(study, sections, facts))

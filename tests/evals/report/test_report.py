@@ -28,6 +28,7 @@ from reopold.config import ConfigError, Method
 Make = Callable[[Synthetic], Path]
 FILES = (
     *("index.html", "report.md", "report.json", "scores.csv", "curves.csv", "budgets.csv"),
+    "microscope.html",
     *("MANIFEST.json", "evidence.zip"),
 )
 VOID = {"meta", "br", "hr", "img", "link", "input"}
