@@ -19,7 +19,7 @@ from evals.report.words import UNIT_NAMES
 from reopold.study_config import REFERENCES
 
 #: Points along a line beyond which neighbouring steps are averaged: keeps the page small.
-MAX_POINTS = 100
+MAX_POINTS = 34
 
 
 PANELS = {

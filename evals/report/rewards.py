@@ -105,12 +105,13 @@ def _means(lines: Sequence[Record], name: str) -> FloatArray:
 
 
 def reward_table(found: Sequence[Stretch]) -> pd.DataFrame:
-    """rewards.csv: share of the tokens in each bin of R (low inclusive)."""
+    """rewards.csv: share of the tokens in each bin of R (low inclusive) that has any."""
     low = [-np.inf, *REWARD_EDGES]
     rows = [
         (s.arm, s.when, *s.steps, s.tokens, s.floor, s.clipped, s.small, low[i], share)
         for s in found
         for i, share in enumerate(s.share_E)
+        if share > 0
     ]
     columns = ["method", "stretch", "first_step", "last_step", "tokens", "floor", "clip_fraction"]
     return pd.DataFrame(rows, columns=[*columns, "small_fraction", "bin_low", "share"])

@@ -147,6 +147,7 @@ def svg_text(figure: Figure, name: str, title: str) -> str:
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     for color, variable in palette().items():
         svg = svg.replace(color, f"var(--{variable})")
+    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)  # hundredths of a point: half the bytes
     svg = re.sub(r"font: ([\d.]+px) [^;]*;", r"font-size: \1;", svg)
     label = f'<svg role="img" aria-label="{escape(title)}" '
     return svg.replace("<svg ", label, 1).strip()

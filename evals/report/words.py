@@ -235,10 +235,6 @@ def _how_sure(analysis: Analysis) -> str:
     )
     if seeds and seeds[0] == 1:
         text += " With a single seed the interval knows nothing of the spread between seeds."
-    elif seeds and seeds[0] < 5:
-        text += (
-            " So few seeds understate the spread between seeds: read the intervals as too narrow."
-        )
     comparisons = sum(len(row.versus) + 1 for row in analysis.methods if row.gain is not None)
     return f"{text} The intervals are not corrected for the {comparisons} comparisons shown."
 
@@ -252,8 +248,9 @@ def score_caption(analysis: Analysis) -> str:
     return (
         f"Final scores on {analysis.benchmark}: {analysis.n} questions{_grouped(analysis)}, "
         f"{analysis.k} samples each, the last evaluated checkpoint of each run; mean over seeds. "
-        "Below each number its 95 % interval: hierarchical bootstrap, seeds and questions both "
-        f"resampled ({RESAMPLES:,} times), differences paired over questions. Student and teacher "
+        "Below each number its 95 % interval: questions resampled "
+        f"({RESAMPLES:,} times), seeds varied as Student's t has it, differences paired over "
+        "questions. Student and teacher "
         "are single runs: only "
         f"questions are resampled.{together} Scores in %, differences in percentage points."
     )
