@@ -69,7 +69,7 @@ def test_a_faulty_study(override: str, message: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_study_file(tmp_path: Path) -> None:
-    refused(reopold("quickstart", "--recipe", "none.yaml", cwd=tmp_path), "no recipe at none.yaml")
+    refused(reopold("study", "none.yaml", cwd=tmp_path), "no recipe at none.yaml")
 
 
 def test_a_family_that_there_is_not(tmp_path: Path) -> None:

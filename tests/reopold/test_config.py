@@ -99,7 +99,7 @@ def test_overrides(tmp_path: Path) -> None:
             load_recipe(path, RunConfig, [bad])
 
 
-RECIPES = sorted((REPO / "deployments" / "recipes").glob("*.yaml"))
+RECIPES = sorted((REPO / "deployments" / "recipes").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
