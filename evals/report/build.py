@@ -45,6 +45,7 @@ from evals.report.tables import (
     efficiency_cell,
     efficiency_table,
     final_table,
+    published_table,
     seed_table,
 )
 from evals.report.tokens import rollout_page
@@ -262,6 +263,7 @@ def _page(
         "study": study.config,
         "what_this_is": WHAT_THIS_IS if study.config.embedded else "",
         "arms": arm_table(study.config),
+        "published": published_table([*study.benchmarks, *study.config.published]),
         "sections": sections,
         "notes": [*study.notes, *(note for part in sections for note in part.notes)],
         "panels": training_panels(study),

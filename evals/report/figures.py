@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETUPBASE
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
+from evals.published import published_on
 from evals.report.alarms import alarm_steps
 from evals.report.analysis import curve_table
 from evals.report.statistics import FloatArray
@@ -55,6 +56,7 @@ def learning_curves(study: Study, benchmark: str) -> Drawing | None:
         axes.set_xlim(0, float(table["samples"].max()) * 1.02)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         _reference_lines(axes, study, benchmark)
+        _published_lines(axes, benchmark)
         for samples in sorted({run.switch_samples for run in study.switching}):
             _switch_line(axes, samples, "refinement")
         figure.legend(
@@ -206,6 +208,21 @@ def _reference_lines(axes: Axes, study: Study, benchmark: str) -> None:
             fontsize=7.5,
         )
     axes.margins(y=0.1)
+
+
+def _published_lines(axes: Axes, benchmark: str) -> None:
+    """What others have printed, marked as such: no result of this study."""
+    for score in published_on([benchmark]):
+        axes.axhline(score.value, color=SOFT, linewidth=0.7, dashes=(3, 3, 1, 3))
+        axes.annotate(
+            f"published: {score.method} {score.value:.1f} %",
+            (0.0, score.value),
+            xycoords=("axes fraction", "data"),
+            xytext=(2, 1),
+            textcoords="offset points",
+            color=SOFT,
+            fontsize=6,
+        )
 
 
 def _alarm_marks(axes: Axes, style: Style, steps: list[int]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evals.published import STATUS, published_on
 from evals.report.analysis import EFFICIENCY_UNITS, Analysis, EfficiencyRow, MethodRow, SeedRow
 from evals.report.statistics import Efficiency, verdict
 from evals.report.words import (
@@ -66,6 +68,27 @@ def arm_table(study: StudyConfig) -> Table | None:
     columns = ["arm", "method", "settings", "teacher", "in words"]
     caption = "What is compared. Settings are those of the study where none are named."
     return Table("arms", "Arms", caption, columns, rows)
+
+
+def published_table(benchmarks: Sequence[str]) -> Table | None:
+    """Published numbers on the benchmarks, as references; None where there are none."""
+    scores = published_on(benchmarks)
+    if not scores:
+        return None
+    rows = [
+        [
+            Cell(each.method),
+            Cell(each.title),
+            Cell(f"{each.value:.2f}", f"{each.metric}{f', k = {each.k}' if each.k else ''}"),
+            Cell(each.model, f"from {each.teacher}" if each.teacher else ""),
+            Cell(each.source, each.origin),
+            Cell(each.caveat),
+        ]
+        for each in scores
+    ]
+    columns = ["published as", "benchmark", "score, %", "model", "source", "caveat"]
+    caption = f"Numbers of others, for reference: {STATUS}. Their protocols are not this study's."
+    return Table("published", "Published numbers", caption, columns, rows)
 
 
 def final_table(analysis: Analysis) -> Table:

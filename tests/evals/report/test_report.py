@@ -326,6 +326,18 @@ def test_unprintable_text_can_be_written() -> None:
     assert clean("a\ud800\x07b\n") == "a?�b\n"
 
 
+def test_published_numbers_are_shown_as_others(make_study: Make) -> None:
+    folder = make_study(Synthetic(methods=("grpo",), seeds=(1,)))
+    file = folder / "study.json"
+    study = json.loads(file.read_text()) | {"published": ["aime25"]}
+    file.write_text(json.dumps(study))
+    html = build_report(folder).read_text(encoding="utf-8")
+    assert "30.83" in html and "not reproduced here: needs GPU and weights" in html
+    assert "Not the REOPOLD paper&#39;s own number" in html
+    scores = (folder / "report/scores.csv").read_text()
+    assert "30.83" not in scores and "aime25" not in scores
+
+
 def test_every_method_has_a_look_of_its_own() -> None:
     assert set(STYLES) == set(get_args(Method))
     assert len({(style.dashes, style.marker) for style in STYLES.values()}) == len(STYLES)
