@@ -27,8 +27,8 @@ report = typer.Typer(
     rich_markup_mode=None,
     help=(
         "Write the report of a study, or check one.\n\n"
-        "Examples:  reopold report quickstart\n\n"
-        "           reopold report verify .reopold/studies/quickstart/report"
+        "Example:  reopold report quickstart\n\n"
+        "Example:  reopold report verify .reopold/studies/quickstart/report"
     ),
 )
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich import box
 from rich.console import Console
@@ -17,11 +17,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from evals.benchmarks.catalogue import Entry
-from evals.report.verify import Checked
 from reopold.preflight import Check
 from tasks.findings import Finding
 from tasks.plan import Plan
 from tasks.progress import Progress, Silent, use_display
+
+if TYPE_CHECKING:  # it brings matplotlib, which must not start before its folder is set
+    from evals.report.verify import Checked
 
 #: Seconds between plain lines about one running stage.
 LINE_SECONDS = 10.0

@@ -140,7 +140,13 @@ def _extended(study: StudyConfig, study_dir: Path, accept: Sequence[str]) -> boo
     file = study_dir / "study.json"
     if not file.exists() or file.read_text(encoding="utf-8") == study.canonical_json():
         return False
-    there = parse(json.loads(file.read_text(encoding="utf-8")), StudyConfig, str(file))
+    try:
+        there = parse(json.loads(file.read_text(encoding="utf-8")), StudyConfig, str(file))
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(
+            f"{study_dir} belongs to another config ({error}); choose another name, or delete it "
+            "to start over"
+        ) from error
     old, new = (
         settings(each.model_dump(mode="json", exclude=EXTENDABLE)) for each in (there, study)
     )

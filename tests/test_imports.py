@@ -55,6 +55,8 @@ COMMANDS = [
     ["evaluate"],
     ["compare"],
     ["report"],
+    ["report", "verify"],
+    ["study"],
     ["dashboard"],
     ["doctor"],
 ]

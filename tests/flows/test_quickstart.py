@@ -114,7 +114,14 @@ def _check_runs(study: Path) -> None:
 
 def _check_report(study: Path) -> None:
     files = {p.name for p in (study / "report").iterdir()}
-    assert files == {"index.html", "report.md", "report.json", "scores.csv", "curves.csv"}
+    assert files >= {"index.html", "report.md", "report.json", "scores.csv", "curves.csv"}
+    verified = subprocess.run(
+        [str(PROGRAM), "report", "verify", str(study / "report"), "--json"],
+        env=environment(study.parents[2]), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    checks = {each["check"]: each["verdict"] for each in json.loads(verified.stdout)["checks"]}
+    assert checks == dict.fromkeys(("files", "evidence", "study", "samples", "report"), "pass")
     with open(study / "report" / "scores.csv", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
     assert list(rows[0]) == [

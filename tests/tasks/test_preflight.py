@@ -19,7 +19,14 @@ from reopold.config import (
 )
 from reopold.run_dir import RunDir
 from reopold.study_config import StudyConfig
-from tasks.preflight import check_evaluations, check_run, check_study, claim_run, preflight
+from tasks.preflight import (
+    check_evaluations,
+    check_run,
+    check_study,
+    claim_run,
+    claim_study,
+    preflight,
+)
 from tests.conftest import REPO
 
 Recipe = Callable[..., RunConfig]
@@ -77,9 +84,12 @@ def test_a_study_claims_its_folder_unless_it_is_anothers_or_the_disk_is_full(
     path = REPO / "deployments" / "recipes" / "quickstart.yaml"
     study = load_recipe(path, StudyConfig)
     check_study(study, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+    claim_study(study, tmp_path / "study")
     check_study(study, tmp_path / "study")
+    check_study(load_recipe(path, StudyConfig, ["seeds=[7]"]), tmp_path / "study")
     with pytest.raises(ConfigError, match="belongs to another config"):
-        check_study(load_recipe(path, StudyConfig, ["seeds=[7]"]), tmp_path / "study")
+        check_study(load_recipe(path, StudyConfig, ["train.steps=7"]), tmp_path / "study")
     huge = load_recipe(path, StudyConfig, ["train.steps=200000", "train.checkpoint_every=1"])
     with pytest.raises(ConfigError, match="no disk space"):
         check_study(huge, tmp_path / "huge")
