@@ -20,9 +20,8 @@ from reopold.studies import (
     plan_supervised,
     runs_folder,
     supervised_roles,
-    teacher_role,
 )
-from reopold.study_config import REFERENCE_FOLDER, MicroConfig, StudyConfig
+from reopold.study_config import REFERENCE_FOLDER, MicroConfig, StudyConfig, teacher_role
 from tasks.alive import alive
 from tasks.benchmark import evaluate_checkpoint
 from tasks.launch import stopping_on_signals

@@ -19,6 +19,7 @@ from rich.table import Table
 from evals.benchmarks.catalogue import Entry
 from reopold.preflight import Check
 from tasks.findings import Finding
+from tasks.home import amount
 from tasks.plan import Plan
 from tasks.progress import Progress, Silent, use_display
 
@@ -167,13 +168,24 @@ def show_findings(found: Sequence[Finding]) -> None:
 
 def show_checks(found: Sequence[Check]) -> None:
     """The table of `reopold preflight`; nothing where nothing is to be said."""
-    if not found:
-        return
-    table = Table("check", "result", "found", "how to mend it", box=box.SIMPLE_HEAD)
-    colours = {"pass": "green", "warn": "yellow", "fail": "bold red"}
-    for check in found:
-        result = f"[{colours[check.status]}]{check.status}[/]"
-        table.add_row(check.name, result, escape(check.found), escape(check.mend))
+    if found:
+        heads = ("check", "result", "found", "how to mend it")
+        _show_results(heads, [(c.name, c.status, c.found, c.mend) for c in found])
+
+
+def show_checked(found: Sequence[Checked]) -> None:
+    """The table of `reopold report verify`."""
+    heads = ("check", "result", "where", "found")
+    _show_results(heads, [(c.check, c.verdict, c.where, c.found) for c in found])
+
+
+def _show_results(heads: Sequence[str], rows: Sequence[tuple[str, str, str, str]]) -> None:
+    """A table on stderr whose second column is a result."""
+    table = Table(*heads, box=box.SIMPLE_HEAD)
+    colours = {"pass": "green", "warn": "yellow", "skip": "yellow", "fail": "bold red"}
+    for name, result, third, fourth in rows:
+        shown = f"[{colours[result]}]{result}[/]"
+        table.add_row(name, shown, escape(third), escape(fourth))
     Console(stderr=True).print(table)
 
 
@@ -188,33 +200,13 @@ def show_plan(plan: Plan, where: str) -> None:
             f"{row.runs}{done}",
             f"{row.samples:,}",
             f"{row.device_hours:.2f}",
-            size(row.disk_bytes),
+            amount(row.disk_bytes),
         )
     console = Console(stderr=True)
     console.print(table)
     console.print(
         f"{where}: {plan.runs} runs, {plan.samples:,} samples, about {plan.device_hours:.2g} "
-        f"hours of one GPU (or CPU core), {size(plan.disk_bytes)} of checkpoints",
+        f"hours of one GPU (or CPU core), {amount(plan.disk_bytes)} of checkpoints",
         highlight=False,
         markup=False,
     )
-
-
-def size(count: int) -> str:
-    """Bytes as people read them."""
-    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while value >= 1024 and len(units) > 1:
-        value, units = value / 1024, units[1:]
-    return (
-        f"{value:.0f} {units[0]}" if value >= 10 or units[0] == "B" else f"{value:.1f} {units[0]}"
-    )
-
-
-def show_checked(found: Sequence[Checked]) -> None:
-    """The table of `reopold report verify`."""
-    table = Table("check", "result", "where", "found", box=box.SIMPLE_HEAD)
-    colours = {"pass": "green", "skip": "yellow", "fail": "bold red"}
-    for each in found:
-        result = f"[{colours[each.verdict]}]{each.verdict}[/]"
-        table.add_row(each.check, result, escape(each.where), escape(each.found))
-    Console(stderr=True).print(table)

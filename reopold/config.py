@@ -693,8 +693,9 @@ def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     both = dict(base)
     for key, value in own.items():
         there = both.get(key)
-        nested = isinstance(there, Mapping) and isinstance(value, Mapping)
-        both[key] = _merged(there, value) if nested else value  # type: ignore[arg-type]
+        if isinstance(there, Mapping) and isinstance(value, Mapping):
+            value = _merged(there, value)
+        both[key] = value
     return both
 
 

@@ -8,10 +8,11 @@ the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from reopold.config import RunConfig
+from reopold.data.images import prompt_length
 from reopold.provenance import parameter_count
 from reopold.rollouts import Rollout
 from reopold.sampling import Drawn
@@ -58,7 +59,12 @@ class Scorer:
     """A model that reads whole rollouts, its size and how many positions a prompt takes in it."""
 
     parameters: float
-    length: Callable[[Rollout], int]
+    vision: Vision | None = None
+    """Where it sees: what decides the room that an image takes."""
+
+    def length(self, rollout: Rollout) -> int:
+        """Positions of the rollout's prompt."""
+        return prompt_length(self.vision, rollout.prompt_ids, rollout.images)
 
 
 @dataclass
@@ -121,17 +127,10 @@ def teacher_scorers(config: RunConfig, teacher: Teacher | None) -> dict[str, Sco
 
 
 def local_scorer(teacher: LocalTeacher) -> Scorer:
-    return Scorer(sum(p.numel() for p in teacher.model.parameters()), prompt_length(teacher.vision))
+    return Scorer(sum(p.numel() for p in teacher.model.parameters()), teacher.vision)
 
 
 def _scorer(teacher: Teacher, path: str) -> Scorer:
     if isinstance(teacher, LocalTeacher):
         return local_scorer(teacher)
-    return Scorer(parameter_count(path), prompt_length(None))
-
-
-def prompt_length(vision: Vision | None) -> Callable[[Rollout], int]:
-    """Positions that a rollout's prompt takes in the model of `vision`."""
-    if vision is None:
-        return lambda rollout: len(rollout.prompt_ids)
-    return lambda rollout: len(vision.expand(rollout.prompt_ids, rollout.images))
+    return Scorer(parameter_count(path))

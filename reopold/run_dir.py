@@ -379,6 +379,23 @@ def _read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
 
 
+def read_object(file: Path, absent: str) -> dict[str, Any]:
+    """The JSON object in a file that people may have touched.
+
+    Raises:
+        ConfigError: there is no file (`absent` says so), it cannot be read, or holds no object.
+    """
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(absent) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file} must hold a mapping, not {type(raw).__name__}")
+    return raw
+
+
 def append_line(path: Path, record: Record) -> None:
     """Append one JSON line in a single write, so that lines never interleave."""
     line = (json.dumps(record) + "\n").encode()

@@ -16,7 +16,7 @@ from reopold.config import (
     TrainConfig,
 )
 from reopold.run_dir import RunDir
-from reopold.study_config import Arm, MicroTeacher, StudyConfig
+from reopold.study_config import Arm, MicroTeacher, StudyConfig, run_name, teacher_role
 
 #: Share of the supervised steps that warm the learning rate up, and Adam's second moment.
 SFT_WARMUP, SFT_BETA2 = 0.05, 0.99
@@ -30,10 +30,6 @@ def runs_folder(study_dir: Path) -> Path:
     return study_dir / "runs"
 
 
-def run_name(arm: Arm, seed: int) -> str:
-    return f"{arm.name}-s{seed}"
-
-
 def supervised_roles(study: StudyConfig) -> list[str]:
     """Names of the runs that train the embedded suite's models, the student's last; no other name
     of a run is one of these. Empty where the models are given."""
@@ -41,11 +37,6 @@ def supervised_roles(study: StudyConfig) -> list[str]:
         return []
     further = [teacher_role(each.name) for each in study.micro.teachers]
     return ["teacher", *further, "student"]
-
-
-def teacher_role(name: str) -> str:
-    """Name of the run of one of micro.teachers; "": the study's own."""
-    return f"teacher-{name}" if name else "teacher"
 
 
 def model_folder(study: StudyConfig, study_dir: Path, role: str) -> Path:

@@ -7,9 +7,8 @@ recipe. An arm is a method with settings, and has a name of its own; a run is na
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import Field, model_validator
@@ -38,6 +37,11 @@ REFERENCE_FOLDER = "references"
 def is_reference(arm: str) -> bool:
     """Whether it is the untaught student or a teacher (`teacher-NAME` of micro.teachers)."""
     return arm in REFERENCES or arm.startswith("teacher-")
+
+
+def teacher_role(name: str) -> str:
+    """Name of the run of one of micro.teachers; "": the study's own."""
+    return f"teacher-{name}" if name else "teacher"
 
 
 class MicroTeacher(Strict):
@@ -182,6 +186,10 @@ class Arm:
     swept: bool = False
 
 
+def run_name(arm: Arm, seed: int) -> str:
+    return f"{arm.name}-s{seed}"
+
+
 @dataclass(frozen=True)
 class Point:
     """A point of a sweep: the value of each of its keys, and the arm that has them."""
@@ -247,24 +255,24 @@ class StudyConfig(Training):
 
     def _expanded(self) -> tuple[dict[str, Arm], dict[str, list[Point]]]:
         arms = {arm.name: arm for arm in self.compared}
+        made = {name: self._what_is_trained(arm) for name, arm in arms.items()}
         points: dict[str, list[Point]] = {}
         for sweep in self.sweeps:
             seeds = tuple(sweep.seeds or self.seeds)
             for values, settings in swept(sweep):
                 name = f"{sweep.name}-{'-'.join(map(plain, values))}"
                 asked = Arm(name, sweep.method, settings, "", seeds, swept=True)
-                same = next((a for a in arms.values() if self._equal(a, asked)), asked)
+                trained = self._what_is_trained(asked)
+                same = next((arms[known] for known, t in made.items() if t == trained), asked)
                 if same is not asked:  # trained once: with the seeds of both
-                    merged = tuple(dict.fromkeys([*same.seeds, *seeds]))
-                    same = Arm(**{**vars(same), "seeds": merged})
-                arms[same.name] = same
+                    same = replace(same, seeds=tuple(dict.fromkeys([*same.seeds, *seeds])))
+                arms[same.name], made[same.name] = same, trained
                 points.setdefault(sweep.name, []).append(Point(values, same.name))
         return arms, points
 
-    def _equal(self, one: Arm, other: Arm) -> bool:
-        if (one.method, one.teacher) != (other.method, other.teacher):
-            return False
-        return self.recipe(one) == self.recipe(other)
+    def _what_is_trained(self, arm: Arm) -> tuple[RunConfig, str]:
+        """Equal for arms that would be the same runs under two names."""
+        return self.recipe(arm), arm.teacher
 
     def recipe(self, arm: Arm) -> RunConfig:
         """The arm's recipe before models and data have their places.
@@ -273,15 +281,14 @@ class StudyConfig(Training):
             ConfigError: one of its settings is unknown, or they do not go together.
         """
         needs_teacher = arm.method in DISTILLATION_METHODS
-        sections = {name: getattr(self, name) for name in Training.model_fields}
-        raw = {
-            **{name: _dumped(value) for name, value in sections.items()},
+        sections = {*Training.model_fields, "model", "data"}
+        raw = self.model_dump(mode="json", include=sections) | {
             "name": "run",
             "method": arm.method,
             "family": self.micro.families[0] if self.embedded else self.family,
-            "model": {**_dumped(self.model), "student": self.model.student or "student"},
-            "data": {**_dumped(self.data), "train": self.data.train or "data"},
         }
+        raw["model"]["student"] = self.model.student or "student"
+        raw["data"]["train"] = self.data.train or "data"
         if needs_teacher:
             raw["model"]["teacher"] = self.model.teacher or "teacher"
         else:
@@ -316,7 +323,7 @@ class StudyConfig(Training):
     @model_validator(mode="after")
     def _arms_can_be_made(self) -> Self:
         names = [arm.name for arm in self.compared]
-        if self.baseline not in names and self.baseline not in Method.__args__:  # type: ignore[attr-defined]
+        if self.baseline not in names and self.baseline not in get_args(Method):
             raise ValueError(f"baseline '{self.baseline}' is no arm: one of {', '.join(names)}")
         known = {teacher.name for teacher in self.micro.teachers}
         for variant in self.variants:
@@ -325,8 +332,7 @@ class StudyConfig(Training):
                     f"variant '{variant.name}': no teacher '{variant.teacher}' in micro.teachers"
                 )
         try:
-            for arm in self.arms:
-                self.recipe(arm)
+            self._expanded()
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
@@ -398,9 +404,3 @@ def plain(value: Any) -> str:
 
 def _written(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _dumped(value: Any) -> Any:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_dumped(each) for each in value]
-    return value.model_dump(mode="json")

@@ -30,7 +30,7 @@ from reopold.checkpoint import (
     write_checkpoint,
 )
 from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig
-from reopold.costs import Costs, Meter, Scorer, local_scorer, prompt_length, teacher_scorers
+from reopold.costs import Costs, Meter, Scorer, local_scorer, teacher_scorers
 from reopold.data.answers import answer_reward
 from reopold.data.prompts import Prompt, load_mix
 from reopold.data.tokenizers import load_tokenizer
@@ -118,7 +118,7 @@ class Trainer:
             should_stop,
             vision,
         )
-        own = Scorer(sum(p.numel() for p in self.model.parameters()), prompt_length(vision))
+        own = Scorer(sum(p.numel() for p in self.model.parameters()), vision)
         self.meter = Meter(config, own, {})
         if point:
             self._restore(point)

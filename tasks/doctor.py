@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import make_url
 
 from tasks import doctor_disk, doctor_live, doctor_mlflow
-from tasks.doctor_disk import Usage, amount
+from tasks.doctor_disk import Usage
 from tasks.findings import CheckName, Finding, guarded
-from tasks.home import home, http_status
+from tasks.home import amount, home, http_status
 
 
 class Examination(BaseModel):

@@ -24,7 +24,7 @@ from reopold.resume import set_aside
 from reopold.run_dir import Record, RunDir
 from tasks.alive import at_work_on, flow_files
 from tasks.findings import Finding
-from tasks.home import home, relative
+from tasks.home import amount, home, relative
 from tasks.preflight import OVERHEAD_BYTES
 
 
@@ -143,15 +143,6 @@ def disk() -> Iterator[Finding]:
 def free_bytes() -> int:
     """Free on the disk of the home, which need not be there yet."""
     return shutil.disk_usage(next(each for each in (home(), *home().parents) if each.exists())).free
-
-
-def amount(size: int) -> str:
-    """Bytes as a person says them."""
-    if size < 1024:
-        return f"{size} bytes"
-    units = ("KiB", "MiB", "GiB", "TiB")
-    power = min(len(units), (size.bit_length() - 1) // 10)
-    return f"{size / 1024**power:.1f} {units[power - 1]}"
 
 
 def folder_bytes(folder: Path) -> int:

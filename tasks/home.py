@@ -155,3 +155,12 @@ def running_dashboard() -> dict[str, Any] | None:
         return state if http_status(f"{state['prefect_api']}/health") == 200 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def amount(size: int) -> str:
+    """Bytes as a person says them."""
+    if size < 1024:
+        return f"{size} bytes"
+    units = ("KiB", "MiB", "GiB", "TiB")
+    power = min(len(units), (size.bit_length() - 1) // 10)
+    return f"{size / 1024**power:.1f} {units[power - 1]}"

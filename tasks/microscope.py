@@ -10,8 +10,8 @@ from prefect import task
 from reopold.config import DISTILLATION_METHODS
 from reopold.microscope import ABOUT, about
 from reopold.run_dir import RunDir
-from reopold.studies import run_name, runs_folder
-from reopold.study_config import MicroscopeConfig, StudyConfig
+from reopold.studies import runs_folder
+from reopold.study_config import MicroscopeConfig, StudyConfig, run_name
 from tasks.gpu import slot
 from tasks.launch import run_module
 from tasks.progress import Progress, show

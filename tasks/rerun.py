@@ -22,11 +22,10 @@ from reopold.studies import (
     micro_folder,
     plan_run,
     plan_supervised,
-    run_name,
     runs_folder,
     supervised_roles,
 )
-from reopold.study_config import StudyConfig
+from reopold.study_config import StudyConfig, run_name
 from tasks.launch import run_module
 
 #: Of a step's line: what a clock decides.

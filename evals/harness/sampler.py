@@ -12,7 +12,7 @@ from tqdm import tqdm
 from evals.benchmarks.base import Problem
 from evals.grading.thinking import OPEN
 from evals.harness.journal import Generation, SampleKey
-from reopold.data.images import Image
+from reopold.data.images import Image, prompt_length
 from reopold.data.prompts import Prompt
 from reopold.data.tokenizers import render
 from reopold.engines.base import Engine
@@ -123,11 +123,6 @@ def check_prompts(vision: Vision, tokenizer: Any, requests: Sequence[Request]) -
             for each in requests
         ],
     )
-
-
-def prompt_length(vision: Vision | None, prompt_ids: Sequence[int], images: Sequence[Image]) -> int:
-    """Tokens of a prompt with the room that its images take."""
-    return len(prompt_ids if vision is None else vision.expand(prompt_ids, images))
 
 
 def opened_thought(tokenizer: Any, prompt_ids: Sequence[int]) -> str:

@@ -15,11 +15,11 @@ from evals.harness.sampler import (
     batches,
     opened_thought,
     progress,
-    prompt_length,
     rendered,
 )
 from evals.scaling.budget_forcing import Budget, Forced, force_budget
 from reopold.config import ConfigError, EvaluationConfig
+from reopold.data.images import prompt_length
 from reopold.engines.base import Engine
 from reopold.rollouts import SamplingParams
 

@@ -16,9 +16,9 @@ from evals.harness.sampler import (
     check_prompts,
     opened_thought,
     progress,
-    prompt_length,
 )
 from reopold.config import EvaluationConfig
+from reopold.data.images import prompt_length
 from reopold.data.tokenizers import render
 from reopold.dialogues import Dialogue, DialogueRequest, run_dialogues
 from reopold.engines.base import Engine

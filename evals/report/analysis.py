@@ -30,7 +30,7 @@ from evals.report.statistics import (
 from evals.report.study import UNITS, Evaluation, Run, Study
 from evals.scores import Metric
 from evals.stats import Interval
-from reopold.study_config import REFERENCES, is_reference, plain, sweep_keys
+from reopold.study_config import REFERENCES, is_reference, plain, sweep_keys, teacher_role
 
 #: Of the sample efficiency; the curves are there in all of :data:`evals.report.study.UNITS`.
 EFFICIENCY_UNITS = ("samples", "steps", "tokens", "flops", "seconds")
@@ -152,7 +152,7 @@ def analyse(study: Study, benchmark: str) -> Analysis:
         benchmark=benchmark,
         family=scored[0][1].results.family,
         n=scores.questions,
-        clusters=len(set(scores.clusters)),
+        clusters=scores.units,
         k=max(item.results.k for _, item in scored),
         methods=[_method_row(study, scores, method) for method in scores.methods],
         seeds=[_seed_row(scores, run) for method in scores.methods for run in scores.of(method)],
@@ -422,7 +422,7 @@ def _teacher_rows(study: Study, scores: _Scores) -> list[TeacherRow]:
     rows = []
     student = scores.pooled(REFERENCES[0])
     for arm, name in {**own, **swapped}.items() if swapped else []:
-        teacher = f"teacher-{name}" if name else REFERENCES[1]
+        teacher = teacher_role(name)
         theirs, score = scores.score(teacher, "avg@k"), scores.score(arm, "avg@k")
         pooled = scores.pooled(arm)
         if theirs is None or score is None or pooled is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -24,7 +25,6 @@ from evals.report.figures import cost_curves, learning_curves, training_panels
 from evals.report.microscope import microscope_page
 from evals.report.provenance import RunFacts, provenance_table, run_facts, shared_facts
 from evals.report.rewards import (
-    Stretch,
     entropy_figures,
     entropy_table,
     reward_figures,
@@ -171,13 +171,19 @@ def render(study: Study) -> Rendered:
     always = ("scores", "curves")
     kept = {name: each for name, each in tables.items() if len(each) or name in always}
     files = {f"{name}.csv": _csv(each) for name, each in kept.items()}
-    general = [*training_panels(study), *reward_figures(found), *entropy_figures(study, found)]
+    general = {
+        "panels": training_panels(study),
+        "rewards": reward_figures(found),
+        "entropy": entropy_figures(study, found),
+    }
     if scopes := groups(study):
         title = f"{study.config.title or study.config.name}: token microscope"
         files["microscope.html"] = microscope_page(title, scopes)
-    page = _page(study, sections, facts, found, sorted(f"{name}.csv" for name in kept))
-    page["microscope"] = "microscope.html" if scopes else ""
-    for drawing in [*general, *(each for part in sections for each in part.drawings)]:
+    page = _page(study, sections, facts) | general
+    page |= {"csv_files": sorted(f"{name}.csv" for name in kept)}
+    page |= {"microscope": "microscope.html" if scopes else ""}
+    drawings = [*general.values(), *(part.drawings for part in sections)]
+    for drawing in itertools.chain.from_iterable(drawings):
         files[f"figures/{drawing.name}.svg"] = standalone(drawing)
     files["report.json"] = _json(_summary(study, sections, facts))
     files["report.md"] = _templates().get_template("report.md.j2").render(page)
@@ -250,14 +256,8 @@ def _scaling(study: Study, benchmark: str, figures: bool) -> ScalingSection | No
     return ScalingSection(found, scaling_reading(found), scaling_view_table(found), figure)
 
 
-def _page(
-    study: Study,
-    sections: list[Section],
-    facts: list[RunFacts],
-    found: list[Stretch],
-    tables: list[str],
-) -> dict[str, Any]:
-    """What both templates see. `tables`: names of the CSV files."""
+def _page(study: Study, sections: list[Section], facts: list[RunFacts]) -> dict[str, Any]:
+    """What both templates see, without the figures of the whole study."""
     alarms = alarm_rows(study)
     return {
         "study": study.config,
@@ -266,9 +266,6 @@ def _page(
         "published": published_table([*study.benchmarks, *study.config.published]),
         "sections": sections,
         "notes": [*study.notes, *(note for part in sections for note in part.notes)],
-        "panels": training_panels(study),
-        "rewards": reward_figures(found),
-        "entropy": entropy_figures(study, found),
         "alarms": alarm_table(alarms),
         "alarm_words": alarm_words(study, alarms),
         "styles": styles(study.config),
@@ -276,7 +273,6 @@ def _page(
         "rollouts": rollout_page(study),
         "provenance": provenance_table(facts),
         "shared_facts": shared_facts(study, facts),
-        "csv_files": tables,
         "css": (_HERE / "report.css").read_text(encoding="utf-8"),
     }
 

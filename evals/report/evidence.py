@@ -20,7 +20,7 @@ from typing import Any
 from evals.report.study import Study
 from reopold.config import ConfigError
 from reopold.provenance import git_commit
-from reopold.run_dir import RunDir, write_atomic
+from reopold.run_dir import RunDir, read_object, write_atomic
 
 EVIDENCE, MANIFEST, SCHEMA = "evidence.zip", "MANIFEST.json", 1
 #: What decides the bytes of a report beside the evidence.
@@ -95,13 +95,8 @@ def read_manifest(report: Path) -> dict[str, Any]:
         ConfigError: there is none, or it is none of this version.
     """
     file = report / MANIFEST
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(f"{report} holds no {MANIFEST}: it is no report") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    found = read_object(file, f"{report} holds no {MANIFEST}: it is no report")
+    if found.get("schema") != SCHEMA:
         raise ConfigError(f"{file} is not of schema {SCHEMA}, which this version reads")
     return found
 

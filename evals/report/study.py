@@ -21,7 +21,7 @@ from evals.scaling.stage import study_config
 from evals.scores import RIGHT, Metric, Score
 from reopold.config import ConfigError, RunConfig
 from reopold.run_dir import Record, RunDir
-from reopold.study_config import REFERENCE_FOLDER, REFERENCES, StudyConfig
+from reopold.study_config import REFERENCE_FOLDER, REFERENCES, StudyConfig, run_name, teacher_role
 
 #: Of cost: what a run has used up when it stands at a checkpoint (:mod:`reopold.costs`).
 UNITS = (
@@ -199,7 +199,7 @@ def load_study(study_dir: Path) -> Study:
     config = study_config(study_dir)
     notes: list[str] = []
     found: list[Run] = []
-    names = [*REFERENCES, *(f"teacher-{each.name}" for each in config.micro.teachers)]
+    names = [*REFERENCES, *(teacher_role(each.name) for each in config.micro.teachers)]
     folders = sorted((study_dir / "runs").glob("*")) if (study_dir / "runs").is_dir() else []
     for folder in folders:
         if folder.is_dir() and not folder.name.startswith("."):
@@ -294,7 +294,7 @@ def _in_study_order(config: StudyConfig, runs: list[Run], notes: list[str]) -> l
     ordered = []
     for arm in config.arms:
         for seed in arm.seeds:
-            run = named.pop(f"{arm.name}-s{seed}", None)
+            run = named.pop(run_name(arm, seed), None)
             if run is None:
                 continue
             if (run.config.method, run.seed) == (arm.method, seed):
@@ -310,7 +310,7 @@ def _what_is_missing(study: Study) -> list[str]:
     notes += [f"There is no {name} run." for name in REFERENCES if name not in study.references]
     there = {run.name for run in study.runs}
     for arm in study.config.arms:
-        absent = [str(seed) for seed in arm.seeds if f"{arm.name}-s{seed}" not in there]
+        absent = [str(seed) for seed in arm.seeds if run_name(arm, seed) not in there]
         if absent:
             notes.append(f"{arm.name} has no run for seed {', '.join(absent)}.")
     for run in study.everyone:

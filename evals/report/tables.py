@@ -21,7 +21,7 @@ from evals.report.words import (
     score_caption,
 )
 from evals.stats import Interval
-from reopold.study_config import StudyConfig, is_reference
+from reopold.study_config import StudyConfig, is_reference, teacher_role
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def arm_table(study: StudyConfig) -> Table | None:
             Cell(arm.name),
             Cell(arm.method),
             Cell(", ".join(arm.settings) or "the study's own"),
-            Cell(f"teacher-{arm.teacher}" if arm.teacher else "teacher"),
+            Cell(teacher_role(arm.teacher)),
             Cell(arm.label or NOTHING.text),
         ]
         for arm in study.compared

@@ -11,7 +11,6 @@ samples that are not kept warm a checkpoint up.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from evals.evaluation import ensure_results, prepare
 from evals.results import Results, read_results
 from reopold.config import ConfigError, EvaluationConfig, parse
 from reopold.provenance import checkpoint_digest
-from reopold.run_dir import RunDir
+from reopold.run_dir import RunDir, read_object
 from reopold.stopping import ShouldStop, check, never
-from reopold.study_config import REFERENCES, StudyConfig
+from reopold.study_config import REFERENCES, StudyConfig, run_name
 
 FOLDER = "scaling"
 
@@ -58,14 +57,7 @@ def study_config(study_dir: Path) -> StudyConfig:
         ConfigError: there is none, it is not JSON, or it is not a StudyConfig.
     """
     file = study_dir / "study.json"
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(f"{study_dir} holds no study.json: it is no study folder") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{file} must hold a mapping, not {type(raw).__name__}")
+    raw = read_object(file, f"{study_dir} holds no study.json: it is no study folder")
     return parse(raw, StudyConfig, str(file))
 
 
@@ -80,7 +72,7 @@ def plan(study_dir: Path) -> list[Measured]:
     if not wanted.samples:
         return []
     arms = [arm for arm in study.compared if arm.name in wanted.methods]
-    names = [f"{arm.name}-s{seed}" for arm in arms for seed in study.seeds]
+    names = [run_name(arm, seed) for arm in arms for seed in study.seeds]
     found = []
     for who in (*REFERENCES, *names):
         run = RunDir(study_dir / "runs" / who)

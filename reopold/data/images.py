@@ -18,6 +18,8 @@ from reopold.config import ConfigError
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
+    from reopold.vision import Vision
+
 #: Stands in a message where an image belongs.
 PLACEHOLDER = "<image>"
 #: Pixels of one image; more is refused before it is decoded (a decompression bomb).
@@ -104,3 +106,8 @@ def _parts(text: str) -> list[dict[str, str]]:
         if piece.strip():
             parts.append({"type": "text", "text": piece})
     return parts
+
+
+def prompt_length(vision: Vision | None, prompt_ids: Sequence[int], images: Sequence[Image]) -> int:
+    """Positions of a prompt with the room that its images take."""
+    return len(prompt_ids if vision is None else vision.expand(prompt_ids, images))

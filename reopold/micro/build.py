@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reopold.study_config import MicroConfig
+from reopold.study_config import MicroConfig, teacher_role
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -70,7 +70,7 @@ def _write_problems(out: Path, config: MicroConfig) -> None:
 def _write_models(out: Path, config: MicroConfig) -> None:
     tokenizer = suite_tokenizer(config)
     teachers = [("teacher", config.teacher_width, config.teacher_layers)]
-    teachers += [(f"teacher-{each.name}", each.width, each.layers) for each in config.teachers]
+    teachers += [(teacher_role(each.name), each.width, each.layers) for each in config.teachers]
     seed = config.problems_seed
     for name, width, layers in teachers:
         _write_model(out / f"{name}-init", config, tokenizer, "teacher", width, layers, seed + 1)

@@ -190,10 +190,10 @@ def test_killed_in_a_rollback_it_ends_with_the_same_bits(
 def test_a_study_changes_with_its_runs(small: MakeRecipe, tmp_path: Path) -> None:
     """`--accept` of a study reaches the runs that it has already."""
     from reopold.study_config import StudyConfig
-    from tasks.preflight import check_study
+    from tasks.preflight import check_study, claim_study
 
     study = StudyConfig(name="s", methods=["opd"], seeds=[1], baseline="opd")
-    check_study(study, tmp_path / "s")
+    claim_study(study, tmp_path / "s")
     from reopold.studies import plan_run
 
     run = RunDir(tmp_path / "s" / "runs" / "opd-s1").create(
@@ -205,5 +205,6 @@ def test_a_study_changes_with_its_runs(small: MakeRecipe, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"train.steps +100 -> 120"):
         check_study(longer, tmp_path / "s", ["optimizer"])
     check_study(longer, tmp_path / "s", ["train.steps"])
+    claim_study(longer, tmp_path / "s", ["train.steps"])
     assert run.config().train.steps == 120 and run.changes()[0].by == "user"
     check_study(longer, tmp_path / "s")

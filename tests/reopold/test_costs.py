@@ -23,13 +23,11 @@ READ = 29
 DRAWN = Drawn(rollouts=6, prompt_tokens=12, tokens=20)
 
 
-def plain(rollout: Rollout) -> int:
-    return len(rollout.prompt_ids)
-
-
-def twice(rollout: Rollout) -> int:
+class Twice:
     """A teacher that sees pictures in a finer grid."""
-    return 2 * len(rollout.prompt_ids)
+
+    def expand(self, prompt_ids: list[int], images: object) -> list[int]:
+        return prompt_ids * 2
 
 
 def metered(method: str, teachers: dict[str, Scorer], **sections: object) -> Costs:
@@ -42,13 +40,13 @@ def metered(method: str, teachers: dict[str, Scorer], **sections: object) -> Cos
             **sections,
         }
     )
-    meter = Meter(config, Scorer(10, plain), teachers)
+    meter = Meter(config, Scorer(10), teachers)
     meter.count(ROLLOUTS, DRAWN)
     return meter.total
 
 
 def test_distillation_reads_with_both_models() -> None:
-    total = metered("opd", {"": Scorer(1000, twice)})
+    total = metered("opd", {"": Scorer(1000, Twice())})
     assert (total.samples, total.rollouts) == (4, 6)
     assert (total.prompt_tokens, total.tokens) == (12, 20)
     assert total.student_tokens == total.update_tokens == READ
@@ -72,7 +70,7 @@ def test_supervised_training_samples_nothing() -> None:
 def test_rewards_under_the_current_policy_score_once_more_an_update() -> None:
     total = metered(
         "opd",
-        {"": Scorer(1, plain)},
+        {"": Scorer(1)},
         objective=ObjectiveConfig(reward_at="current"),
         train=TrainConfig(updates_per_step=2),
     )
@@ -80,7 +78,7 @@ def test_rewards_under_the_current_policy_score_once_more_an_update() -> None:
 
 
 def test_a_teacher_of_unknown_size_leaves_the_flops_unknown_and_nothing_else() -> None:
-    total = metered("opd", {"": Scorer(math.nan, plain)})
+    total = metered("opd", {"": Scorer(math.nan)})
     assert math.isnan(total.flops) and total.teacher_tokens == READ
 
 

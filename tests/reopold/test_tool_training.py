@@ -280,7 +280,7 @@ class TestSignals:
         for garbage in (-50.0, math.nan):
             run = run_dir(tooled("reopold", tasks=LED), f"run{garbage}")
             trainer = trainer_of(run)
-            inner = trainer._signals
+            inner = trainer.signals
 
             def spoilt(*step: Any, inner: Any = inner, value: float = garbage) -> Any:
                 batch, gap = inner(*step)
@@ -294,7 +294,7 @@ class TestSignals:
                 assert len(fields) == 5
                 return dataclasses.replace(batch, **fields), gap
 
-            trainer._signals = spoilt  # type: ignore[assignment]
+            trainer.signals = spoilt  # type: ignore[assignment]
             trainer._one_step()
             weights.append([p.detach().clone() for p in trainer.model.parameters()])
         assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))

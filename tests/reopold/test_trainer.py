@@ -75,7 +75,7 @@ def gradient(trainer: Trainer, micro_batch: int) -> list[torch.Tensor]:
     )
     prompts = trainer.sampler.next_prompts(0)
     rollouts = trainer.sampler.responses(prompts, 0)
-    batch, _ = trainer._signals(prompts, rollouts)
+    batch, _ = trainer.signals(prompts, rollouts)
     # An untrained model is never right: give the samples of a prompt different outcomes.
     outcomes = torch.arange(len(rollouts)).double() % 2
     credit = trainer.objective(dataclasses.replace(batch, reward_S=outcomes), 5)
@@ -219,7 +219,7 @@ def test_outcomes_belong_to_their_rollouts(recipe: Recipe, run_dir: MakeRun) -> 
         for prompt in prompts
         for answer in (prompts[0].answer, prompts[1].answer)
     ]
-    batch, _ = trainer._signals(prompts, rollouts)
+    batch, _ = trainer.signals(prompts, rollouts)
     assert batch.reward_S is not None and batch.reward_S.tolist() == [1.0, 0.0, 0.0, 1.0]
     assert batch.group_S is not None and batch.group_S.tolist() == [0, 0, 1, 1]
     step = Step(0, prompts, rollouts, Drawn(4, 0, 12), batch=batch)
@@ -326,7 +326,7 @@ def test_an_update_is_the_step_of_its_own_prompts(
     trainer.optimizer.step = keep_gradient  # type: ignore[method-assign, assignment]
     trainer.config.optimizer.__dict__["grad_clip"] = 1e9
     for chosen in (slice(0, 4), slice(0, 2)):
-        batch, _ = trainer._signals(prompts[: len(rollouts[chosen]) // 2], rollouts[chosen])
+        batch, _ = trainer.signals(prompts[: len(rollouts[chosen]) // 2], rollouts[chosen])
         batch = dataclasses.replace(batch, reward_S=outcomes[chosen])
         trainer.updater(rollouts[chosen], batch, trainer.objective(batch, 0), 0)
         if chosen.stop == 4:  # the second call makes one update of all it is given
@@ -340,10 +340,10 @@ def test_the_reward_under_the_policy_of_now(recipe: Recipe, run_dir: MakeRun) ->
     trainer = trainer_of(run_dir(recipe("opd", objective=ObjectiveConfig(reward_at="current"))))
     prompts = trainer.sampler.next_prompts(0)
     rollouts = trainer.sampler.responses(prompts, 0)
-    batch, _ = trainer._signals(prompts, rollouts)
+    batch, _ = trainer.signals(prompts, rollouts)
     with torch.no_grad():
         next(trainer.model.parameters()).mul_(1.1)
-    now, _ = trainer._signals(prompts, rollouts)
+    now, _ = trainer.signals(prompts, rollouts)
     credit = trainer.updater._credit_now(rollouts, batch, 0)
     assert batch.teacher_logprobs_N is not None
     expected = batch.teacher_logprobs_N - now.student_logprobs_N
@@ -361,7 +361,7 @@ def test_the_temperature_of_the_log_probs_reaches_everyone(
     assert line["rollout/sampler_gap"] < 1e-5
     assert line["train/ratio_max"] == pytest.approx(1.0, abs=1e-5)
     plain = trainer_of(run_dir(recipe("opd"), "plain"))
-    batch, _ = plain._signals(step.prompts, step.rollouts)
+    batch, _ = plain.signals(step.prompts, step.rollouts)
     assert batch.teacher_logprobs_N is not None and step.batch.teacher_logprobs_N is not None
     gap = (batch.teacher_logprobs_N - step.batch.teacher_logprobs_N).abs().mean()
     assert gap > 1e-3
