@@ -31,6 +31,8 @@ Method = Literal[
     "sft",
 ]
 Family = Literal["maths", "visual", "tools", "code"]
+#: What an outcome is worth (:mod:`reopold.answers.judge`).
+Reward = Literal["final_answer", "maths", "calls", "none"]
 #: What an alarm does; `warn` is the least, an event that people are told of.
 Policy = Literal["off", "warn", "pause", "stop", "rollback"]
 
@@ -103,9 +105,11 @@ class DataConfig(Strict):
     """With `mix`: share of these prompts."""
     mix: list[PromptSet] = []
     """Further prompts, of the same or of other families; every step has its share of each."""
-    reward: Literal["final_answer", "none"] = "final_answer"
-    """Outcome reward of a rollout: 1 if its final answer equals `answer`. grpo, dr_grpo and dapo
-    learn from it, and any distillation method with objective.outcome_weight; the rest log it."""
+    reward: Reward = "final_answer"
+    """Outcome reward of a rollout, 1 or 0. `final_answer`: the text after its last `#` is `answer`.
+    `maths`: its boxed or stated answer equals `answer` as mathematics. `calls`: its tool calls are
+    those of `answer`, a JSON list. grpo, dr_grpo and dapo learn from it, and any distillation
+    method with objective.outcome_weight; the rest log it."""
 
     @model_validator(mode="after")
     def _shares_are_whole(self) -> Self:

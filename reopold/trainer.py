@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reopold.answers.judge import JUDGES
+from reopold.answers.thinking import opened_thought
 from reopold.checkpoint import (
     Snapshot,
     copied,
@@ -31,7 +33,6 @@ from reopold.checkpoint import (
 )
 from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig
 from reopold.costs import Costs, Meter, Scorer, local_scorer, teacher_scorers
-from reopold.data.answers import answer_reward
 from reopold.data.prompts import Prompt, load_mix
 from reopold.data.tokenizers import load_tokenizer
 from reopold.diagnostics import reward_diagnostics
@@ -402,19 +403,21 @@ class Trainer:
         """What every rollout has earned; NaN where its environment broke."""
         if self.config.data.reward == "none":
             return None
-        copies = self.config.sampling.rollouts_per_prompt
         texts = self.tokenizer.batch_decode(
             [r.last_message_ids for r in rollouts], skip_special_tokens=True
         )
-        rewards = []
-        for i, (rollout, text) in enumerate(zip(rollouts, texts, strict=True)):
-            prompt = prompts[i // copies]
-            if rollout.error:
-                rewards.append(math.nan)
-            elif rollout.outcome is not None:
-                rewards.append(rollout.outcome)
-            else:
-                rewards.append(answer_reward(answer_text(text, prompt.environment), prompt.answer))
+        copies = self.config.sampling.rollouts_per_prompt
+        asked = [prompt for prompt in prompts for _ in range(copies)]
+        said = [
+            opened_thought(self.tokenizer, rollout.prompt_ids)
+            + answer_text(text, prompt.environment)
+            for prompt, rollout, text in zip(asked, rollouts, texts, strict=True)
+        ]
+        judged = JUDGES[self.config.data.reward](said, [prompt.answer for prompt in asked])
+        rewards = [
+            math.nan if rollout.error else reward if rollout.outcome is None else rollout.outcome
+            for rollout, reward in zip(rollouts, judged, strict=True)
+        ]
         return torch.tensor(rewards, device=self.device)
 
     def _checkpoint(self, step: Step) -> None:

@@ -65,7 +65,7 @@ def _answer(row: Row) -> str:
 
 def _answer_or_box(row: Row) -> str:
     """The answer field; some copies have only a solution with the answer in its box."""
-    from evals.grading.extract import boxed  # grading imports the benchmarks
+    from reopold.answers.extract import boxed  # grading imports the benchmarks
 
     if row.get("answer") is None and isinstance(row.get("solution"), str):
         return boxed(row["solution"]) or str(pick(row, "answer"))

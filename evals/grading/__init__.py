@@ -12,8 +12,9 @@ from typing import Literal
 
 from evals.benchmarks import Benchmark, find
 from evals.benchmarks.base import Row
-from evals.grading.thinking import answer_text
 from evals.grading.verdict import NO_ANSWER, Context, Rule, Status, Verdict
+from reopold.answers.thinking import answer_text
+from reopold.answers.workers import call_in_workers
 from reopold.config import ConfigError
 
 GraderFunction = Callable[[str, Row, Context], Verdict]
@@ -69,7 +70,16 @@ GRADERS: dict[str, Grader] = {
     "codeforces": Grader("evals.grading.code:grade_codeforces", isolation="sandbox"),
 }
 
-__all__ = ["GRADERS", "Grader", "Status", "Verdict", "check_rule", "grade", "grade_many"]
+__all__ = [
+    "GRADERS",
+    "Grader",
+    "Status",
+    "Verdict",
+    "check_rule",
+    "grade",
+    "grade_in_workers",
+    "grade_many",
+]
 
 
 def check_rule(benchmark: Benchmark, rule: str | None) -> Rule:
@@ -125,11 +135,26 @@ def grade_many(
 
 def _run(grader: Grader, work: list[tuple[str, Row, Context]]) -> list[Verdict]:
     if grader.isolation == "worker":
-        from evals.grading.workers import grade_in_workers
-
         return grade_in_workers(grader.function, work)
     function = grader.load()
     if grader.isolation == "sandbox":
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1)) as pool:
             return list(pool.map(lambda arguments: function(*arguments), work))
     return [function(*arguments) for arguments in work]
+
+
+def grade_in_workers(function: str, work: Sequence[tuple[str, Row, Context]]) -> list[Verdict]:
+    """The verdicts of a grading function, in order; see :func:`call_in_workers`.
+
+    A grader sees a copy of the context: random numbers that it draws are not used up for others.
+
+    Raises:
+        ConfigError: a record lacks a field.
+        WorkerError: the function is not there, or no worker starts.
+    """
+    return [
+        Verdict(*result.value)
+        if result.status == "ok"
+        else Verdict(correct=False, extracted=None, status=result.status)
+        for result in call_in_workers(function, work)
+    ]

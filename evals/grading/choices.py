@@ -14,8 +14,8 @@ import string
 from collections.abc import Mapping, Sequence
 
 from evals.grading.arithmetic import Value, evaluate
-from evals.grading.extract import boxed
 from evals.grading.statements import bare, passages
+from reopold.answers.extract import boxed
 from reopold.config import ConfigError
 
 LETTERS = string.ascii_uppercase

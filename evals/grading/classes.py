@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from evals.benchmarks import find
-from evals.grading.workers import call_in_workers
+from reopold.answers.workers import call_in_workers
 
 #: Graders whose answers are compared as mathematics; of all others, as text.
 _MATHS = frozenset({"integer", "maths", "gsm8k", "olympiadbench"})
@@ -56,6 +56,6 @@ def _classes(
 def _equal_maths(answer: str, others: list[str]) -> list[bool]:
     if not others:
         return []
-    function = "evals.grading.equality:either_way"
+    function = "reopold.answers.equality:either_way"
     results = call_in_workers(function, [(answer, other) for other in others])
     return [result.status == "ok" and bool(result.value) for result in results]

@@ -6,8 +6,9 @@ import re
 
 from evals.benchmarks.base import Row, pick
 from evals.grading import qwen
-from evals.grading.equality import clean, equal, number
-from evals.grading.extract import (
+from evals.grading.verdict import NO_ANSWER, Context, Verdict, verdict
+from reopold.answers.equality import clean, equal, number
+from reopold.answers.extract import (
     MAX_ANSWER,
     boxed,
     closing_words,
@@ -16,7 +17,6 @@ from evals.grading.extract import (
     own_words,
     stated,
 )
-from evals.grading.verdict import NO_ANSWER, Context, Verdict, verdict
 from reopold.config import ConfigError
 
 _HASHES = re.compile(r"####\s*([^\n]+)")
@@ -33,7 +33,7 @@ _PROGRAM_OUTPUT = re.compile(r"```output(.*?)(?:```|\Z)", re.DOTALL)
 def grade_integer(response: str, row: Row, context: Context) -> Verdict:
     r"""AIME and AMC: the gold is an integer, however it is stored ("025", 25, 25.0, "25.0").
 
-    The answer is the clearly stated one (:func:`evals.grading.extract.final_answer`). It is right
+    The answer is the clearly stated one (:func:`reopold.answers.extract.final_answer`). It is right
     if it is that integer in any form: 025, 25.0, m+n=25, \frac{50}{2}.
 
     Raises:
@@ -52,7 +52,7 @@ def grade_integer(response: str, row: Row, context: Context) -> Verdict:
 def grade_maths(response: str, row: Row, context: Context) -> Verdict:
     """MATH, MATH-500, Minerva (OCW): the gold is LaTeX, in `answer` or boxed in `solution`.
 
-    sound: the clearly stated answer, compared by :func:`evals.grading.equality.equal`.
+    sound: the clearly stated answer, compared by :func:`reopold.answers.equality.equal`.
     official: the Qwen2.5-Math harness (:mod:`evals.grading.qwen`), which papers report.
 
     Raises:

@@ -13,10 +13,10 @@ import re
 
 from evals.benchmarks.base import Row, pick
 from evals.grading.choices import LETTERS, chosen_letter, letter_set
-from evals.grading.equality import equal
-from evals.grading.extract import final_answer
 from evals.grading.statements import last_sentence, number_in
 from evals.grading.verdict import Context, Verdict, verdict
+from reopold.answers.equality import equal
+from reopold.answers.extract import final_answer
 
 _OPTION = re.compile(r"^([A-J])\s*[:.]\s*(.*)$", re.MULTILINE)
 #: "Perimeter $=35.7 \mathrm{~mm}$": the quantity's name is no part of the answer.

@@ -13,10 +13,10 @@ import re
 from evals.benchmarks.base import Row, pick
 from evals.grading.arithmetic import evaluate
 from evals.grading.choices import chosen_letter, option_list, options_by_letter
-from evals.grading.equality import equal
-from evals.grading.extract import boxed, final_answer
 from evals.grading.statements import stated_number
 from evals.grading.verdict import Context, Verdict, verdict
+from reopold.answers.equality import equal
+from reopold.answers.extract import boxed, final_answer
 
 _FLAGS = ("the final answer is", "the answer is", "the correct answer is", "the answer should be")
 #: In the authors' order: each step sees what those before it left.

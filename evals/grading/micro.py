@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evals.benchmarks.base import Row
 from evals.grading.verdict import Context, Verdict, verdict
-from reopold.data.answers import answer_reward, final_answer
+from reopold.answers.marked import answer_reward, final_answer
 
 
 def grade_final_answer(response: str, row: Row, context: Context) -> Verdict:

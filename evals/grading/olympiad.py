@@ -14,10 +14,10 @@ from sympy.core.relational import Relational
 
 from evals.benchmarks.base import Row, pick
 from evals.grading.assignment import assignable
-from evals.grading.equality import clean, equal, number, unbraced
-from evals.grading.extract import MAX_ANSWER, final_answer
-from evals.grading.latex import parse_latex
 from evals.grading.verdict import NO_ANSWER, Context, Verdict, verdict
+from reopold.answers.equality import clean, equal, number, unbraced
+from reopold.answers.extract import MAX_ANSWER, final_answer
+from reopold.answers.latex import parse_latex
 from reopold.config import ConfigError
 
 #: Within which numbers are equal under the official rule, where a row gives no `error`.
@@ -35,7 +35,7 @@ _CONDITION = re.compile(r"\$?\s*,?\s*\bwhere\b.*", re.DOTALL)
 def grade_olympiad(response: str, row: Row, context: Context) -> Verdict:
     r"""The gold is LaTeX in `final_answer`, a list (mostly of one entry) or a string.
 
-    sound: the clearly stated answer (:func:`evals.grading.extract.final_answer`), part by part:
+    sound: the clearly stated answer (:func:`reopold.answers.extract.final_answer`), part by part:
     several answers in any order, each gold with one of its own; \pm is two; ends of intervals
     count; numbers within the row's `error` if it has one; units are decoration.
     official: the judge of the authors (OpenBMB/OlympiadBench, eval/auto_scoring_judge.py and

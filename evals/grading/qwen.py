@@ -17,8 +17,8 @@ from typing import Any
 
 from sympy import MatrixBase, N, simplify
 
-from evals.grading.extract import MAX_ANSWER
-from evals.grading.latex import parse_latex
+from reopold.answers.extract import MAX_ANSWER
+from reopold.answers.latex import parse_latex
 
 #: Words that are cut off as units, in the harness's order and with its oddities.
 _UNIT_NAMES = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from evals.grading.extract import boxed
+from reopold.answers.extract import boxed
 
 #: Characters of a response's end in which statements are looked for, and of a passage; a response
 #: of nothing but statements must not take long.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from tqdm import tqdm
 
 from evals.benchmarks.base import Problem
-from evals.grading.thinking import OPEN
 from evals.harness.journal import Generation, SampleKey
+from reopold.answers.thinking import opened_thought
 from reopold.data.images import Image, prompt_length
 from reopold.data.prompts import Prompt
 from reopold.data.tokenizers import render
@@ -123,15 +123,6 @@ def check_prompts(vision: Vision, tokenizer: Any, requests: Sequence[Request]) -
             for each in requests
         ],
     )
-
-
-def opened_thought(tokenizer: Any, prompt_ids: Sequence[int]) -> str:
-    """The mark of a thought that the chat template opens before the model says its first word.
-
-    Without it a response whose budget ends in the thought would look like an answer.
-    """
-    tail = str(tokenizer.decode(prompt_ids[-8:])).rstrip()
-    return OPEN + "\n" if tail.endswith(OPEN) else ""
 
 
 def progress(total: int, label: str) -> Any:

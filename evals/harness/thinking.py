@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evals.grading.thinking import CLOSE
 from evals.harness.journal import Generation
 from evals.harness.sampler import (
     Keep,
     Request,
     batches,
-    opened_thought,
     progress,
     rendered,
 )
 from evals.scaling.budget_forcing import Budget, Forced, force_budget
+from reopold.answers.thinking import CLOSE, opened_thought
 from reopold.config import ConfigError, EvaluationConfig
 from reopold.data.images import prompt_length
 from reopold.engines.base import Engine

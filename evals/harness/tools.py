@@ -14,9 +14,9 @@ from evals.harness.sampler import (
     Request,
     batches,
     check_prompts,
-    opened_thought,
     progress,
 )
+from reopold.answers.thinking import opened_thought
 from reopold.config import EvaluationConfig
 from reopold.data.images import prompt_length
 from reopold.data.tokenizers import render

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evals.grading.thinking import CLOSE, OPEN
 from evals.harness.journal import Generation
 from evals.harness.sampler import Keep, Request, batches, progress
+from reopold.answers.thinking import CLOSE, OPEN
 from reopold.config import ConfigError, ServingConfig
 from reopold.data.images import Image, chat_parts, load_image
 from reopold.engines.endpoint import Endpoints, served_name

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reopold.answers.judge import expected_calls
 from reopold.config import ConfigError, DataConfig, Family, check_local
 from reopold.data.images import Image, chat_parts, find_image
 from reopold.data.tokenizers import render
@@ -90,10 +91,14 @@ def load_mix(
     """Read every set of a recipe.
 
     Raises:
-        ConfigError: as :func:`load_prompts`.
+        ConfigError: as :func:`load_prompts`, or an answer is not of the form that the outcome
+            reward compares with.
     """
     sets = [load_prompts(data.train, completions=completions, family=family)]
     sets += [load_prompts(s.train, completions=completions, family=s.family) for s in data.mix]
+    if data.reward == "calls":
+        for prompt in (prompt for prompts in sets for prompt in prompts):
+            _check_calls(prompt)
     return PromptMix(sets, data.shares, seed)
 
 
@@ -193,6 +198,17 @@ def _completion(given: Any) -> tuple[Message, ...]:
             "'completion' must be a text, or messages of the assistant and the tool in turn"
         )
     return tuple(given)
+
+
+def _check_calls(prompt: Prompt) -> None:
+    """Raises ConfigError: the answer is not what data.reward `calls` compares with."""
+    try:
+        expected_calls(prompt.answer)
+    except ValueError as error:
+        raise ConfigError(
+            f"prompt {prompt.id}: its answer is no JSON list of calls ({error}), which data.reward "
+            "'calls' compares with"
+        ) from error
 
 
 def _is_chat(messages: Any) -> bool:

@@ -29,6 +29,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.iw_opd import IWOPDConfig, IWOPDTrainer
 
+from reopold.answers.marked import answer_reward
 from reopold.config import (
     DataConfig,
     ModelConfig,
@@ -37,7 +38,6 @@ from reopold.config import (
     SamplingConfig,
     TrainConfig,
 )
-from reopold.data.answers import answer_reward
 from reopold.data.prompts import load_prompts
 from reopold.data.tokenizers import load_tokenizer
 from reopold.engines.hf import load_model

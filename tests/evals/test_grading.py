@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from evals.benchmarks import BENCHMARKS, find
 from evals.benchmarks.base import Row
 from evals.grading import GRADERS, Verdict, grade
+from reopold.answers.marked import answer_reward, final_answer
 from reopold.config import ConfigError
-from reopold.data.answers import answer_reward, final_answer
 
 RESPONSES = st.text(alphabet="0123456789+-*=;# \n", max_size=30)
 

@@ -14,12 +14,12 @@ from tokenizers.processors import TemplateProcessing
 from evals.benchmarks import find
 from evals.benchmarks.base import Problem
 from evals.benchmarks.problems import load_problems
-from evals.grading.thinking import answer_text
 from evals.harness.adapter import EngineLM, sample_seed
 from evals.harness.journal import Generation, Journal, SampleKey
 from evals.harness.sampler import AnswerSampler, Request
 from evals.harness.task import Question, run_benchmark
 from evals.scores import METRICS
+from reopold.answers.thinking import answer_text
 from reopold.config import EvaluationConfig
 from reopold.data.tokenizers import render
 from reopold.rollouts import Rollout, SamplingParams

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.grading import workers
 from evals.grading.classes import answer_classes
 from evals.grading.maths import grade_maths
 from evals.grading.verdict import Context
+from reopold.answers import workers
 from reopold.config import ConfigError
 
 

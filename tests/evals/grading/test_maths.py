@@ -12,11 +12,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from evals.grading import equality, qwen, workers
-from evals.grading.equality import equal
+from evals.grading import grade_in_workers, qwen
 from evals.grading.maths import grade_gsm8k, grade_integer, grade_maths, gsm8k_gold, maths_gold
 from evals.grading.verdict import NO_ANSWER, Context
-from evals.grading.workers import call_in_workers, grade_in_workers
+from reopold.answers import equality, workers
+from reopold.answers.equality import equal
+from reopold.answers.workers import call_in_workers
 from reopold.config import ConfigError
 
 SOUND, OFFICIAL, PERCENT = Context("sound"), Context("official"), Context("percent")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evals.grading.extract import boxed, closing_words, final_answer, stated
+from reopold.answers.extract import boxed, closing_words, final_answer, stated
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Grading in processes that can be killed.
+"""Judging answers in processes that can be killed.
 
 sympy hangs or eats the memory on answers such as 10^(10^10), and no thread can be stopped. A worker
 is a fresh interpreter that gets its calls over a pipe. It may be killed at any time.
@@ -20,13 +20,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, is_dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, Literal
 
-from evals.benchmarks.base import Row
-from evals.grading.verdict import Context, Verdict
 from reopold.config import ConfigError
 
 #: CPU time of one call: a machine under load changes no verdict.
@@ -60,24 +58,7 @@ class Result:
 
     status: Literal["ok", "timeout", "memory", "runtime_error"]
     value: Any = None
-    """What the function returned, as JSON has it (a verdict is a list); None unless ok."""
-
-
-def grade_in_workers(function: str, work: Sequence[tuple[str, Row, Context]]) -> list[Verdict]:
-    """The verdicts of a grading function, in order; see :func:`call_in_workers`.
-
-    A grader sees a copy of the context: random numbers that it draws are not used up for others.
-
-    Raises:
-        ConfigError: a record lacks a field.
-        WorkerError: the function is not there, or no worker starts.
-    """
-    return [
-        Verdict(*result.value)
-        if result.status == "ok"
-        else Verdict(correct=False, extracted=None, status=result.status)
-        for result in call_in_workers(function, work)
-    ]
+    """What the function returned, as JSON has it (a dataclass is a list); None unless ok."""
 
 
 def call_in_workers(function: str, calls: Sequence[Call]) -> list[Result]:
@@ -93,7 +74,7 @@ def call_in_workers(function: str, calls: Sequence[Call]) -> list[Result]:
     """
     size = max(1, min(CHUNK, -(-len(calls) // _processes())))
     chunks = [list(calls[start : start + size]) for start in range(0, len(calls), size)]
-    pool = _POOLS.setdefault(os.getpid(), ThreadPoolExecutor(_processes(), "grading"))
+    pool = _POOLS.setdefault(os.getpid(), ThreadPoolExecutor(_processes(), "answers"))
     finished = pool.map(lambda chunk: _run(function, chunk), chunks)
     return [result for results in finished for result in results]
 
@@ -108,7 +89,7 @@ class _Worker:
     def __init__(self) -> None:
         self.pipe, theirs = Pipe()
         serve = (
-            f"from evals.grading.workers import _serve; _serve({theirs.fileno()}, {os.getpid()})"
+            f"from reopold.answers.workers import _serve; _serve({theirs.fileno()}, {os.getpid()})"
         )
         path = os.pathsep.join([str(_ROOT), *sys.path])
         self.process = subprocess.Popen(
@@ -278,7 +259,7 @@ def _call(function: Callable[..., Any], call: Call, cpu_seconds: float) -> tuple
         return "error", repr(error)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    return "value", astuple(value) if isinstance(value, Verdict) else value
+    return "value", astuple(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _send(pipe: Connection, kind: str, content: Any) -> None:

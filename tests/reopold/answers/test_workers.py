@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from evals.grading import workers
+from evals.grading import grade_in_workers
 from evals.grading.verdict import NO_ANSWER, Context, Verdict
-from evals.grading.workers import Result, WorkerError, call_in_workers, grade_in_workers
+from reopold.answers import workers
+from reopold.answers.workers import Result, WorkerError, call_in_workers
 from reopold.config import ConfigError
 
 
@@ -89,7 +90,7 @@ def test_starting_a_worker_takes_nothing_from_its_calls(monkeypatch: pytest.Monk
     monkeypatch.setattr(workers, "WALL_SECONDS", 0.2)
     call("os:_exit", 1)  # this thread of the pool needs a new worker: sympy takes longer to import
     for _ in range(4):
-        assert call("evals.grading.equality:equal", "1", "1.0") == Result("ok", True)
+        assert call("reopold.answers.equality:equal", "1", "1.0") == Result("ok", True)
 
 
 def test_a_call_that_takes_too_much_memory_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +159,7 @@ def test_a_worker_that_was_killed_while_idle_is_replaced() -> None:
 
 PARENT = """
 import threading, time
-from evals.grading import workers
+from reopold.answers import workers
 workers.call_in_workers("os:getpid", [()] * 2)  # they run before they are left
 threading.Thread(
     target=workers.call_in_workers, args=("time:sleep", [(600,)] * 2), daemon=True

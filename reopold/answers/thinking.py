@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 OPEN, CLOSE = "<think>", "</think>"
 
 
@@ -15,3 +18,12 @@ def answer_text(response: str) -> str | None:
     if not close:
         return None if OPEN in response else response
     return None if OPEN in after else after
+
+
+def opened_thought(tokenizer: Any, prompt_ids: Sequence[int]) -> str:
+    """The mark of a thought that the chat template opens before the model says its first word.
+
+    Without it a response whose budget ends in the thought would look like an answer.
+    """
+    tail = str(tokenizer.decode(prompt_ids[-8:])).rstrip()
+    return OPEN + "\n" if tail.endswith(OPEN) else ""

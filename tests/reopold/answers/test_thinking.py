@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evals.grading.thinking import answer_text
+from reopold.answers.thinking import answer_text
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from sympy import Expr, Float, Rational, Symbol
 
-from evals.grading.extract import MAX_ANSWER
-from evals.grading.latex import parse_latex
+from reopold.answers.extract import MAX_ANSWER
+from reopold.answers.latex import parse_latex
 
 # It warns, once per process, that nobody limits its time: workers do.
 logging.getLogger("math_verify").setLevel(logging.ERROR)

@@ -1,0 +1,75 @@
+"""Outcome rewards: whether responses end with the right answer, by the rule that a recipe names."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from reopold.answers.marked import answer_reward
+from reopold.answers.thinking import answer_text
+from reopold.config import Reward
+from reopold.environments.calls import ToolCall, read_call, read_calls
+
+Judge = Callable[[Sequence[str], Sequence[str]], list[float]]
+
+
+def judge_marked(responses: Sequence[str], answers: Sequence[str]) -> list[float]:
+    """Of the embedded suite: the text after the last `#` is the answer."""
+    return [answer_reward(*pair) for pair in zip(responses, answers, strict=True)]
+
+
+def judge_maths(responses: Sequence[str], answers: Sequence[str]) -> list[float]:
+    r"""The clearly stated answer after the thought (`\boxed{}` first), equal as mathematics.
+
+    A thought that is never closed has no answer. What cannot be judged within a worker's limits
+    (:mod:`reopold.answers.workers`) is wrong.
+    """
+    from reopold.answers.workers import call_in_workers  # sympy and its like stay in them
+
+    calls = list(zip(responses, answers, strict=True))
+    results = call_in_workers("reopold.answers.judge:maths_is_right", calls)
+    return [float(result.status == "ok" and result.value) for result in results]
+
+
+def maths_is_right(response: str, answer: str) -> bool:
+    """One response of :func:`judge_maths`; may hang or take the memory."""
+    from reopold.answers.equality import equal
+    from reopold.answers.extract import final_answer
+
+    text = answer_text(response)
+    stated = final_answer(text) if text is not None else None
+    return stated is not None and equal(answer, stated)
+
+
+def judge_calls(responses: Sequence[str], answers: Sequence[str]) -> list[float]:
+    """The `<tool_call>` blocks are those of the answer, in any order, with the same arguments.
+
+    An answer is a JSON list of `{"name", "arguments"}`; of an empty one, no call is right.
+    """
+    pairs = zip(responses, answers, strict=True)
+    return [float(_counted(read_calls(said)) == expected_calls(gold)) for said, gold in pairs]
+
+
+def expected_calls(answer: str) -> Counter[str]:
+    """Raises ValueError: the answer is no JSON list of well-formed calls."""
+    calls = json.loads(answer)
+    if not isinstance(calls, list):
+        raise ValueError("the answer must be a JSON list of calls")
+    read = [read_call(call) for call in calls]
+    if faults := [call.fault for call in read if call.fault]:
+        raise ValueError(faults[0])
+    return _counted(read)
+
+
+def _counted(calls: Sequence[ToolCall]) -> Counter[str]:
+    return Counter(
+        json.dumps([call.name, call.arguments, call.fault], sort_keys=True) for call in calls
+    )
+
+
+JUDGES: dict[Reward, Judge] = {
+    "final_answer": judge_marked,
+    "maths": judge_maths,
+    "calls": judge_calls,
+}
