@@ -338,6 +338,12 @@ class TrainConfig(Strict):
     more, the importance ratio leaves 1."""
     micro_batch: int = Field(128, ge=1)
     """Sequences a forward-backward pass. The gradient does not depend on it, memory does."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the student's layers, forward and backward. Weights, optimiser and log-probs are float32
+    either way; with bfloat16 a GPU multiplies the head in TF32."""
+    recompute_layers: bool = False
+    """Keep each layer's input only and compute the layer again in the backward pass: a forward
+    pass more, and a fraction of the memory. For long responses."""
     keep_activations: bool = False
     """Keep the student's activations from scoring to the update: one forward pass less, and the
     memory of the whole step instead of one micro-batch. For small models."""
@@ -509,6 +515,11 @@ class RunConfig(Training):
         if self.train.keep_activations and self.train.updates_per_step > 1:
             raise ValueError(
                 "train.keep_activations is for one update a step: the second would be of old ones"
+            )
+        if self.train.keep_activations and self.train.recompute_layers:
+            raise ValueError(
+                "train.keep_activations keeps what train.recompute_layers computes again: "
+                "choose one"
             )
         if self.train.updates_per_step > self.sampling.prompts_per_step:
             raise ValueError(

@@ -86,7 +86,8 @@ class Meter:
         total.update_tokens += positions
         scored = 0 if given else positions * self._own_passes
         kept = self.config.train.keep_activations and not given
-        flops = (FORWARD * scored + (BACKWARD + (0 if kept else FORWARD)) * positions) * (
+        forward = (not kept) + self.config.train.recompute_layers
+        flops = (FORWARD * scored + (BACKWARD + FORWARD * forward) * positions) * (
             self.student.parameters
         )
         if not given:

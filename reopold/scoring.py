@@ -8,7 +8,8 @@ Axes: B sequences of a micro-batch, L padded length, N response tokens of given 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -165,6 +166,7 @@ def score(
     vocabulary: bool = False,
     forward: Forward | None = None,
     vision: Vision | None = None,
+    within: Callable[[], AbstractContextManager[None]] = nullcontext,
     should_stop: ShouldStop = never,
 ) -> Scores:
     """Log-prob and entropy of every response token under `model`.
@@ -176,6 +178,7 @@ def score(
         forward: is filled with the micro-batches and their hidden states, with their graphs, for
             an update that would otherwise compute them again.
         vision: of the same model; None for a text model.
+        within: what the layers, not the head, are computed in (:mod:`reopold.precision`).
 
     Raises:
         StopRequested: `should_stop` said so between two micro-batches.
@@ -187,7 +190,7 @@ def score(
     more: TopK | Vocabulary | None = None
     for batch in micro_batches(rollouts, micro_batch, model.device, vision):
         check(should_stop)
-        with torch.set_grad_enabled(forward is not None):
+        with torch.set_grad_enabled(forward is not None), within():
             hidden_ND = token_hidden(model, batch)
         if forward is not None:
             forward.append((batch, hidden_ND))

@@ -42,6 +42,7 @@ from reopold.engines.handover import hand_over
 from reopold.engines.hf import HFEngine, load_model
 from reopold.health import Alarm, Health
 from reopold.objectives import OBJECTIVES, Objective, build
+from reopold.precision import prepare
 from reopold.retention import prune
 from reopold.rewards import MissingScore
 from reopold.rollout_metrics import rollout_metrics
@@ -102,6 +103,7 @@ class Trainer:
         self.objective = build_objective(config)
         folder = str(point) if point else config.model.student
         self.model = load_model(folder, dtype="float32", device=device)
+        prepare(self.model, config.train, config.model.student)
         vision = self._vision()
         self.optimizer = torch.optim.AdamW(
             [p for p in self.model.parameters() if p.requires_grad],

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -22,6 +23,7 @@ from reopold.distributed import all_sum
 from reopold.logprobs import Head
 from reopold.loss import fused_policy_loss
 from reopold.objectives import Objective
+from reopold.precision import layer_passes
 from reopold.rollouts import Credit, Rollout, TokenBatch
 from reopold.run_dir import RunDir
 from reopold.scoring import (
@@ -75,8 +77,12 @@ class Updater:
             micro_batch=self.config.train.micro_batch,
             forward=self.forward if self.config.train.keep_activations else None,
             vision=self.vision,
+            within=self._within,
             should_stop=self.should_stop,
         )
+
+    def _within(self) -> AbstractContextManager[None]:
+        return layer_passes(self.model, self.config.train)
 
     def __call__(
         self,
@@ -140,6 +146,7 @@ class Updater:
             head=self.head,
             micro_batch=self.config.train.micro_batch,
             vision=self.vision,
+            within=self._within,
             should_stop=self.should_stop,
         )
         return self.objective(dataclasses.replace(batch, current_logprobs_N=now.logprobs_N), k)
@@ -226,7 +233,9 @@ class Updater:
             return
         size, device = self.config.train.micro_batch, self.model.device
         for micro in micro_batches(rollouts, size, device, self.vision):
-            yield micro, token_hidden(self.model, micro)
+            with self._within():
+                hidden_ND = token_hidden(self.model, micro)
+            yield micro, hidden_ND
 
 
 def learning_rate(config: RunConfig, k: int) -> float:

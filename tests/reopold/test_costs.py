@@ -55,6 +55,11 @@ def test_distillation_reads_with_both_models() -> None:
     assert total.flops == own + 2 * 1000 * (READ + 16)
 
 
+def test_layers_that_are_computed_again_cost_a_forward_pass_more() -> None:
+    again = metered("grpo", {}, train=TrainConfig(recompute_layers=True))
+    assert again.flops - metered("grpo", {}).flops == 2 * 10 * READ
+
+
 def test_grpo_has_no_teacher_and_kept_activations_save_a_forward_pass() -> None:
     total = metered("grpo", {}, train=TrainConfig(keep_activations=True))
     assert total.teacher_tokens == 0

@@ -68,7 +68,7 @@ def test_calls(response: str, gold: list[object], right: bool) -> None:
 
 @pytest.mark.parametrize("answer", ["7", "{", '[{"arguments": {}}]', '["clock"]'])
 def test_answers_that_are_no_calls_are_refused_before_any_work(answer: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="call|Expecting"):
+    with pytest.raises(ValueError, match=r"call|Expecting"):
         expected_calls(answer)
     line = {"id": "p7", "prompt": [{"role": "user", "content": "?"}], "answer": answer}
     file = tmp_path / "train.jsonl"
