@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -145,8 +145,9 @@ class ServingConfig(Strict):
     """server, without `urls`: servers to start. They end with the trainer, however it ends."""
     python: str = ""
     """server, without `urls`: interpreter that has vLLM; empty takes the trainer's own."""
-    gpus: list[int] = []
-    """server, without `urls`: the GPU of each replica; empty leaves them what the trainer sees."""
+    gpus: list[Annotated[int, Field(ge=0)]] = []
+    """server, without `urls`: the GPU of each replica, counted among those of the run, of which the
+    trainer has 0; empty: all on the trainer's."""
     memory_fraction: float = Field(0.4, gt=0.0, le=0.95)
     """vllm, server: share of a GPU's memory for weights and cache."""
     max_length: int = Field(0, ge=0)
@@ -591,12 +592,21 @@ class RunConfig(Training):
         return self.method == "reopold" and 0 < self.switch_step < self.train.steps
 
     @property
+    def served(self) -> list[ServingConfig]:
+        """Where the models run that sample and score: of a method without a teacher, the first."""
+        if self.method not in DISTILLATION_METHODS:
+            return [self.engine]
+        return [self.engine, self.teacher, *self.teachers]
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of this machine that the run takes: the trainer's and its servers'."""
+        return 1 + max((gpu for served in self.served for gpu in served.gpus), default=0)
+
+    @property
     def devices(self) -> int:
-        """GPUs that work for the run: the trainer's, and one for each server."""
-        served = [self.engine, *self.teachers]
-        if self.method in DISTILLATION_METHODS:
-            served.append(self.teacher)
-        return 1 + sum(len(s.urls) or s.replicas for s in served if s.kind == "server")
+        """GPUs that work for the run: its own, and one for each server elsewhere."""
+        return self.gpus + sum(len(served.urls) for served in self.served)
 
     @property
     def samples_per_step(self) -> int:

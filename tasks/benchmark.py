@@ -48,7 +48,7 @@ def evaluate_run(
                 wanted,
                 log=run.path / "eval.log",
                 env={**held.env, **threads},
-                keep_open=[held.handle],
+                keep_open=held.handles,
             )
         with suppress(ConfigError), run.lock(0.0):  # held by a trainer: it does it at its next save
             prune(run, run.config())
@@ -84,7 +84,7 @@ def evaluate_checkpoint(
             device,
             log=folder / "eval.log",
             env=held.env,
-            keep_open=[held.handle],
+            keep_open=held.handles,
         )
     return [_results(folder / each.benchmark) for each in settings]
 

@@ -1,6 +1,7 @@
-"""Slots: which device a job may use, and how many jobs run at once.
+"""Slots: which devices a job may use, and how many jobs run at once.
 
-One slot a GPU; without GPUs, one slot a CPU core. A slot is two things: a lock on the device's
+One slot a GPU; without GPUs, one slot a CPU core. A job that places servers on GPUs of its own
+takes all its GPUs at once. A slot is two things: a lock on the device's
 file, so that flows of several processes share the devices and a dead holder's device is free at
 once; and an occupancy of a limit on Prefect's page (:mod:`tasks.leases`), which shows and limits
 what runs. The lock chooses the device. The file names the lease, so a lease in a file that nobody
@@ -16,10 +17,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from reopold.config import ConfigError
 from tasks import leases
 from tasks.home import home
 from tasks.launch import STOP, Interrupted
@@ -30,17 +32,11 @@ _turnstile = threading.Lock()
 
 @dataclass(frozen=True)
 class Slot:
-    """A device that is ours.
-
-    Args:
-        env: the environment that confines a job to it.
-        handle: file descriptor of its lock. A job that has it open too (`keep_open` of
-            :func:`tasks.launch.run_module`) keeps the device while it saves, even if we are killed.
-    """
+    """A device that is ours."""
 
     name: str
-    env: dict[str, str]
     handle: int
+    """File descriptor of its lock."""
 
     def record(self, lease: str) -> None:
         """Write down the lease of its holder; "" for none."""
@@ -49,6 +45,21 @@ class Slot:
 
     def recorded(self) -> str:
         return os.pread(self.handle, 100, 0).decode()
+
+
+@dataclass(frozen=True)
+class Held:
+    """The devices of a job."""
+
+    env: dict[str, str]
+    """The environment that confines it to them."""
+    slots: list[Slot]
+
+    @property
+    def handles(self) -> list[int]:
+        """File descriptors of the locks. A job that has them open too (`keep_open` of
+        :func:`tasks.launch.run_module`) keeps the devices while it saves, even if we are killed."""
+        return [each.handle for each in self.slots]
 
 
 def visible_gpus() -> list[str]:
@@ -71,33 +82,45 @@ def installed_gpus() -> list[str]:
     return [str(index) for index in range(len(lines))]
 
 
-def slots() -> list[tuple[str, dict[str, str]]]:
-    """Name and environment of every slot that this process may take."""
+def slots() -> list[str]:
+    """Name of every slot that this process may take."""
     gpus = visible_gpus()
     if gpus:
-        return [(f"gpu-{gpu}", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
-    return [(f"cpu-{core}", {"CUDA_VISIBLE_DEVICES": ""}) for core in range(_cores())]
+        return [f"gpu-{gpu}" for gpu in gpus]
+    return [f"cpu-{core}" for core in range(_cores())]
 
 
 @contextmanager
-def slot() -> Iterator[Slot]:
-    """Wait for a free slot and hold it.
+def slot(gpus: int = 1) -> Iterator[Held]:
+    """Wait for free slots and hold them: as many as GPUs are asked for; without GPUs, one core.
 
     Raises:
+        ConfigError: so many GPUs are not here.
         Interrupted: a stop was asked for while waiting.
     """
     available = slots()
+    kind = available[0].partition("-")[0]
+    wanted = gpus if kind == "gpu" else 1
+    if wanted > len(available):
+        raise ConfigError(
+            f"the job places models on {wanted} GPUs and {len(available)} can be seen: change "
+            "engine.gpus and teacher.gpus, or take a recipe for fewer"
+        )
     with _turnstile:
-        taken = _take(available)
+        taken = _take(available, wanted)
     try:
-        kind = taken.name.partition("-")[0]
         installed = len(installed_gpus()) if kind == "gpu" else os.cpu_count() or 1
         size = max(len(available), installed)
-        limit, left = leases.limit_name(kind), taken.recorded()
-        with leases.occupied(limit, size, left, taken.record):
-            yield taken
+        limit = leases.limit_name(kind)
+        with ExitStack() as stack:
+            for each in taken:
+                stack.enter_context(leases.occupied(limit, size, each.recorded(), each.record))
+            chosen = [each.name.partition("-")[2] for each in taken] if kind == "gpu" else []
+            env = {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}
+            yield Held(env, taken)
     finally:
-        os.close(taken.handle)
+        for each in taken:
+            os.close(each.handle)
 
 
 def held() -> dict[str, bool]:
@@ -135,17 +158,23 @@ def release_stale_leases() -> dict[str, str]:
     return given
 
 
-def _take(available: list[tuple[str, dict[str, str]]]) -> Slot:
+def _take(available: list[str], wanted: int) -> list[Slot]:
+    """All at once or none: two jobs that each held a part would wait for each other for ever."""
     while not STOP.is_set():
-        for name, env in available:
-            taken = _try(name, env)
-            if taken is not None:
+        taken: list[Slot] = []
+        for name in available:
+            found = _try(name)
+            if found is not None:
+                taken.append(found)
+            if len(taken) == wanted:
                 return taken
+        for each in taken:
+            os.close(each.handle)
         time.sleep(0.1)
     raise Interrupted("stopped while waiting for a free slot")
 
 
-def _try(name: str, env: dict[str, str]) -> Slot | None:
+def _try(name: str) -> Slot | None:
     """The slot, if nobody has it; whoever gets it closes its handle."""
     _folder().mkdir(parents=True, exist_ok=True)
     handle = os.open(_folder() / name, os.O_RDWR | os.O_CREAT)
@@ -154,12 +183,12 @@ def _try(name: str, env: dict[str, str]) -> Slot | None:
     except BlockingIOError:
         os.close(handle)
         return None
-    return Slot(name, env, handle)
+    return Slot(name, handle)
 
 
 @contextmanager
 def _probe(name: str) -> Iterator[Slot | None]:
-    free = _try(name, {})
+    free = _try(name)
     try:
         yield free
     finally:
@@ -169,7 +198,7 @@ def _probe(name: str) -> Iterator[Slot | None]:
 
 def _known() -> list[str]:
     used = [file.name for file in _folder().glob("*")]
-    return sorted({*used, *(name for name, _ in slots())})
+    return sorted({*used, *slots()})
 
 
 def _folder() -> Path:

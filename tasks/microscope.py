@@ -41,7 +41,7 @@ def record_rollouts(study_dir: str, study: StudyConfig) -> str:
                 settings.model_dump_json(),
                 log=folder / f"{run.path.name}.log",
                 env={**held.env, "OMP_NUM_THREADS": str(run.config().train.threads)},
-                keep_open=[held.handle],
+                keep_open=held.handles,
             )
     show(Progress("study", STAGE, state="reused" if reused else "done"))
     return str(folder)

@@ -39,7 +39,7 @@ def run_scaling(study_dir: str) -> str:
                 study_dir,
                 log=folder / "scaling.log",
                 env={**held.env, **threads},
-                keep_open=[held.handle],
+                keep_open=held.handles,
             )
     get_run_logger().info("%d checkpoints sampled for test-time scaling", len(measured))
     show(Progress("study", STAGE, state="reused" if reused else "done"))

@@ -46,7 +46,7 @@ def build_micro(folder: str, digest: str, config: MicroConfig) -> Done:
             str(recipe),
             log=recipe.with_suffix(".log"),
             env=held.env,
-            keep_open=[held.handle],
+            keep_open=held.handles,
         )
     show(Progress("micro", "problems and models", state="done"))
     return Done(name="micro", path=folder, digest=digest)
@@ -93,7 +93,7 @@ def _launch(run: RunDir, label: str, until: int) -> None:
 
     logger = get_run_logger()
     # The slot is free before the last shipment is made.
-    with shipping(run.path, logger), slot() as held:
+    with shipping(run.path, logger), slot(run.config().gpus) as held:
         logger.info("%s: %s from step %d; its log is %s", run.path.name, label, first, run.log_file)
         run_module(
             "reopold.train",
@@ -102,7 +102,7 @@ def _launch(run: RunDir, label: str, until: int) -> None:
             str(until),
             log=run.log_file,
             env={**held.env, "OMP_NUM_THREADS": str(run.config().train.threads)},
-            keep_open=[held.handle],
+            keep_open=held.handles,
             on_poll=on_poll,
         )
     bar.update(1.0)

@@ -129,9 +129,23 @@ def _environment(config: ServingConfig, replica: int) -> dict[str, str]:
     # The worker's folder and nothing else of ours: the server has packages of its own.
     environment["PYTHONPATH"] = str(WORKER_FOLDER)
     environment["VLLM_SERVER_DEV_MODE"] = "1"  # new weights come in by collective_rpc
-    if config.gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = str(config.gpus[replica])
+    if torch.cuda.is_available():
+        environment["CUDA_VISIBLE_DEVICES"] = _gpu(config.gpus[replica] if config.gpus else 0)
     return environment
+
+
+def _gpu(index: int) -> str:
+    """The machine's name of one of the run's GPUs, which may be a part of those installed.
+
+    Raises:
+        ConfigError: the run has no such GPU.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    every = [str(i) for i in range(torch.cuda.device_count())]
+    visible = every if named is None else named.split(",")
+    if index >= len(visible):
+        raise ConfigError(f"a server is placed on GPU {index} and the run has {len(visible)}")
+    return visible[index]
 
 
 def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from reopold.config import EngineConfig, RunConfig, TeacherConfig
+from reopold.config import ConfigError, EngineConfig, RunConfig, TeacherConfig
+from reopold.engines import servers
 
 SERVED = {"kind": "vllm"}
 
@@ -113,3 +114,27 @@ def test_defaults_are_the_embedded_ones() -> None:
 def test_paths_of_further_teachers_are_moved_too() -> None:
     moved = run(teachers=[{"sources": ["a"], "model": "./u"}]).with_paths(lambda path: path + "!")
     assert moved.teachers[0].model == "./u!"
+
+
+def test_gpus_are_counted_within_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = {"kind": "server", "replicas": 2, "gpus": [1, 2]}
+    teacher = {"kind": "server", "replicas": 2, "gpus": [3, 3]}
+    placed = run(engine=engine, teacher=teacher)
+    assert (placed.gpus, placed.devices) == (4, 4)
+    without = run("grpo", engine=engine, teacher=teacher, model={"student": "./s"})
+    assert without.gpus == 3  # nothing runs where the teacher would
+    elsewhere = {"kind": "server", "urls": ["http://a:8000", "http://b:8000"]}
+    assert (run(teacher=elsewhere).gpus, run(teacher=elsewhere).devices) == (1, 3)
+    assert run(engine={"kind": "server"}).devices == 1  # beside the trainer
+
+    # Slots gave the run GPUs 4 and 6 of the machine.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    both = EngineConfig(kind="server", replicas=2, gpus=[1, 0])
+    named = [servers._environment(both, i)["CUDA_VISIBLE_DEVICES"] for i in (0, 1)]
+    assert named == ["6", "4"]
+    beside = servers._environment(EngineConfig(kind="server", replicas=2), 1)
+    assert beside["CUDA_VISIBLE_DEVICES"] == "4"
+    with pytest.raises(ConfigError, match="placed on GPU 2 and the run has 2"):
+        servers._environment(EngineConfig(kind="server", gpus=[2]), 0)

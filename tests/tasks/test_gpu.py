@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from reopold.config import ConfigError
 from tasks import gpu
 from tasks.gpu import held, slot, slots, stale_leases
 from tasks.launch import STOP, Interrupted
@@ -23,12 +24,33 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_slot_a_gpu_else_one_a_core(monkeypatch: pytest.MonkeyPatch, two_gpus: None) -> None:
-    assert slots() == [
-        ("gpu-3", {"CUDA_VISIBLE_DEVICES": "3"}),
-        ("gpu-5", {"CUDA_VISIBLE_DEVICES": "5"}),
-    ]
+    assert slots() == ["gpu-3", "gpu-5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert [name for name, _ in slots()] == [f"cpu-{i}" for i in range(gpu._cores())]
+    assert slots() == [f"cpu-{i}" for i in range(gpu._cores())]
+
+
+def test_a_job_takes_all_its_gpus_at_once(monkeypatch: pytest.MonkeyPatch, two_gpus: None) -> None:
+    order: list[str] = []
+
+    def both() -> None:
+        with slot(gpus=2) as mine:
+            order.append(mine.env["CUDA_VISIBLE_DEVICES"])
+            assert len(mine.handles) == 2 and held() == {"gpu-3": True, "gpu-5": True}
+
+    with slot() as mine:
+        assert mine.env["CUDA_VISIBLE_DEVICES"] == "3"
+        waiting = threading.Thread(target=both)
+        waiting.start()
+        time.sleep(0.5)
+        # It holds no part of what it waits for.
+        assert order == [] and held() == {"gpu-3": True, "gpu-5": False}
+    waiting.join(20)
+    assert order == ["3,5"]
+    with pytest.raises(ConfigError, match="on 3 GPUs and 2 can be seen"), slot(gpus=3):
+        pass
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with slot(gpus=3) as mine:  # on a CPU the servers share the cores
+        assert len(mine.handles) == 1 and mine.env["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_a_device_is_never_shared(two_gpus: None) -> None:
@@ -99,7 +121,7 @@ def test_a_job_keeps_the_device_that_its_dead_launcher_held(
         "import pathlib, sys\nfrom tasks.gpu import slot\nfrom tasks.launch import run_module\n"
         "with slot() as mine:\n"
         " run_module('saving', sys.argv[1], log=pathlib.Path(sys.argv[2]),"
-        " keep_open=[mine.handle])"
+        " keep_open=mine.handles)"
     )
     busy = tmp_path / "busy"
     command = [sys.executable, "-c", code, str(busy), str(tmp_path / "log")]
@@ -118,12 +140,12 @@ def test_a_job_keeps_the_device_that_its_dead_launcher_held(
 
 def test_a_lease_in_a_file_that_nobody_holds_is_stale(two_gpus: None) -> None:
     with slot() as mine:
-        mine.record("0123")
+        mine.slots[0].record("0123")
         assert held() == {"gpu-3": True, "gpu-5": False}
         assert stale_leases() == {}
     assert stale_leases() == {"gpu-3": "0123"}
     with slot() as mine:
-        mine.record("")
+        mine.slots[0].record("")
     assert stale_leases() == {}
 
 
