@@ -13,6 +13,7 @@ from pathlib import Path
 from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig, is_local
 from reopold.integrity import file_digest, marker, weights_digest
 from reopold.run_dir import RunDir
+from reopold.shapes import catalogue
 
 PACKAGES = (
     *("reopold", "torch", "transformers", "vllm", "prefect", "mlflow", "lm-eval"),
@@ -86,10 +87,11 @@ def checkpoint_digest(folder: Path) -> str:
 
 def parameter_count(path: str | Path) -> float:
     """Of a checkpoint's weights, from the headers of its safetensors (a tied head is stored once);
-    NaN for a hub id, whose files are not here."""
+    of a hub id as the catalogue has it, NaN if it has none."""
     folder = Path(path)
     if not folder.is_dir():
-        return math.nan
+        known = catalogue().get(str(path))
+        return known.parameters if known else math.nan
     from safetensors import safe_open
 
     total = 0
