@@ -7,7 +7,7 @@ learning rate of 1e-6 bfloat16 weights would not move.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
@@ -40,8 +40,13 @@ def prepare(model: PreTrainedModel, config: TrainConfig, name: str) -> None:
 def layer_passes(model: PreTrainedModel, config: TrainConfig) -> Iterator[None]:
     """Within it, the layers of a prepared student are computed as the recipe says. The head is not
     to be: its logits stay float32."""
-    half = config.precision == "bfloat16"
-    autocast = torch.autocast(model.device.type, torch.bfloat16) if half else nullcontext()
+    # A cache of bfloat16 weights would outlive the layers that are to be computed again.
+    autocast = torch.autocast(
+        model.device.type,
+        torch.bfloat16,
+        enabled=config.precision == "bfloat16",
+        cache_enabled=not config.recompute_layers,
+    )
     with autocast, _recomputing(model, config.recompute_layers and torch.is_grad_enabled()):
         yield
 

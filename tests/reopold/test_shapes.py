@@ -72,5 +72,5 @@ def test_local_checkpoints(suite: Path, tmp_path: Path) -> None:
 def test_unknown_models_are_named() -> None:
     with pytest.raises(ConfigError, match=r"acme/llm-9b.*shapes\.yaml"):
         shape_of("acme/llm-9b")
-    with pytest.raises(ConfigError, match="no checkpoint at ./nowhere"):
+    with pytest.raises(ConfigError, match=r"no checkpoint at \./nowhere"):
         shape_of("./nowhere")
