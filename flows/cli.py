@@ -12,6 +12,7 @@ import typer
 
 from flows.cli_evaluate import contrast, evaluate, grade
 from flows.cli_options import Json, Quiet, StudyName, print_result, shown, study_folder
+from flows.cli_prompts import prompts
 from flows.cli_report import report
 from flows.session import run_flow
 
@@ -165,6 +166,7 @@ def preflight(
     _preflight(config, run_dir, quiet=False, as_json=as_json)
 
 
+app.command()(prompts)
 app.command()(evaluate)
 app.command()(grade)
 app.command()(contrast)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from reopold.answers.marked import answer_reward
 from reopold.answers.thinking import answer_text
 from reopold.config import Reward
-from reopold.environments.calls import ToolCall, read_call, read_calls
+from reopold.environments.calls import ToolCall, call_blocks, read_call
 
 Judge = Callable[[Sequence[str], Sequence[str]], list[float]]
 
@@ -43,12 +44,12 @@ def maths_is_right(response: str, answer: str) -> bool:
 
 
 def judge_calls(responses: Sequence[str], answers: Sequence[str]) -> list[float]:
-    """The `<tool_call>` blocks are those of the answer, in any order, with the same arguments.
+    """The calls are those of the answer, in any order, with the same arguments.
 
     An answer is a JSON list of `{"name", "arguments"}`; of an empty one, no call is right.
     """
     pairs = zip(responses, answers, strict=True)
-    return [float(_counted(read_calls(said)) == expected_calls(gold)) for said, gold in pairs]
+    return [float(_counted(_said_calls(said)) == expected_calls(gold)) for said, gold in pairs]
 
 
 def expected_calls(answer: str) -> Counter[str]:
@@ -60,6 +61,28 @@ def expected_calls(answer: str) -> Counter[str]:
     if faults := [call.fault for call in read if call.fault]:
         raise ValueError(faults[0])
     return _counted(read)
+
+
+def _said_calls(response: str) -> list[ToolCall]:
+    """The calls of all `<tool_call>` blocks. A block holds a call, or one on each line (ToolRL),
+    with `arguments` or `parameters`."""
+    calls = []
+    for block in call_blocks(response):
+        try:
+            read = [json.loads(block)]
+        except ValueError:
+            try:
+                read = [json.loads(line) for line in block.splitlines() if line.strip()]
+            except ValueError:
+                read = [None]
+        calls += [read_call(_with_arguments(call)) for call in read]
+    return calls
+
+
+def _with_arguments(call: Any) -> Any:
+    if isinstance(call, dict) and "parameters" in call and "arguments" not in call:
+        return {"name": call.get("name"), "arguments": call["parameters"]}
+    return call
 
 
 def _counted(calls: Sequence[ToolCall]) -> Counter[str]:

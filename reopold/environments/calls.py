@@ -30,9 +30,14 @@ def said(message: str) -> str:
     return _RESPONSE.sub("", text)
 
 
+def call_blocks(message: str) -> list[str]:
+    """What stands in a message's `<tool_call>` blocks."""
+    return [str(block) for block in _BLOCK.findall(said(message))]
+
+
 def read_calls(message: str) -> list[ToolCall]:
     """The calls in a message's `<tool_call>` blocks, malformed ones among them; never raises."""
-    return [_read_block(block) for block in _BLOCK.findall(said(message))]
+    return [_read_block(block) for block in call_blocks(message)]
 
 
 def without_calls(message: str) -> str:

@@ -31,13 +31,16 @@ def tagged(*calls: object) -> str:
         (r"<think>a guess \boxed{7}, and then the budget ended", "7", False),
         ("seven", "7", False),
         (r"\boxed{7", "7", False),
-        (r"\boxed{10^{10^{10^{10}}}}", "3", False),  # hangs a parser that nobody limits
     ],
 )
 def test_maths(response: str, answer: str, right: bool) -> None:
     assert JUDGES["maths"]([response], [answer]) == [float(right)]
     # The grader of the maths benchmarks says the same.
     assert grade("math500", response, {"answer": answer}).correct == right
+
+
+def test_an_answer_that_hangs_the_parser_is_wrong() -> None:
+    assert JUDGES["maths"]([r"\boxed{10^{10^{10^{10}}}}", r"\boxed{3}"], ["3", "3"]) == [0.0, 1.0]
 
 
 def test_the_rewards_of_a_batch_are_in_its_order() -> None:
@@ -58,6 +61,14 @@ def test_the_rewards_of_a_batch_are_in_its_order() -> None:
         (tagged({**WEATHER, "arguments": {"city": "Rome"}}), [WEATHER], False),
         (tagged({**WEATHER, "arguments": {"days": 2, "city": "Rome"}}), [WEATHER], True),
         ("<tool_call>{oops</tool_call>", [], False),
+        (
+            f"<tool_call>\n{json.dumps(CLOCK)}\n{json.dumps(WEATHER)}\n</tool_call>",
+            [WEATHER, CLOCK],
+            True,
+        ),
+        (f"<tool_call>\n{json.dumps(CLOCK)}\n{{oops\n</tool_call>", [CLOCK], False),
+        (tagged({"name": "weather", "parameters": WEATHER["arguments"]}), [WEATHER], True),
+        (tagged(7), [], False),
         ("No tool can do that.", [], True),
         (tagged(CLOCK), [], False),
     ],
