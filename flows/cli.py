@@ -18,6 +18,7 @@ from flows.session import run_flow
 
 if TYPE_CHECKING:
     from reopold.config import RunConfig
+    from reopold.preflight import Check
 
 EXIT_BAD_INPUT = 2
 
@@ -147,7 +148,21 @@ def distill(
 
 @app.command()
 def preflight(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe of one run (YAML).")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="Recipe of a run; offline of a study, too.")
+    ],
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Without GPUs, weights, hub or data; with its cost.")
+    ] = False,
+    gpu: Annotated[
+        str, typer.Option(metavar="GPU", help="offline: a100-80gb, h100 or h200.")
+    ] = "h100",
+    price: Annotated[
+        float | None, typer.Option(help="offline: US dollars a GPU-hour [default: assumed].")
+    ] = None,
+    response_share: Annotated[
+        float, typer.Option(help="offline: mean length of a response, as a share of the longest.")
+    ] = 0.6,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
@@ -156,8 +171,11 @@ def preflight(
     Tokenizers, vocabularies, templates, EOS, the teacher's server, memory, disk, data, trackers:
     a table of pass, warn and fail, with how to mend it. `distill` does it first.
 
-    Example:  reopold preflight deployments/recipes/micro.yaml --set engine.kind=vllm
+    Example:  reopold preflight deployments/recipes/paper/tropd/8gpu.yaml --offline --gpu h200
     """
+    if offline:
+        _preflight_offline(recipe, sets or [], gpu, price, response_share, as_json)
+        return
     from reopold.config import RunConfig, load_recipe
     from tasks.home import home
 
@@ -245,14 +263,36 @@ def _preflight(config: RunConfig, run_dir: Path, *, quiet: bool, as_json: bool =
     Raises:
         PreflightFailed: a check failed.
     """
+    from tasks.home import configure_environment
+    from tasks.preflight import preflight
+
+    configure_environment()
+    _show_checks(preflight(config, run_dir), quiet=quiet, as_json=as_json)
+
+
+def _preflight_offline(
+    file: Path, sets: list[str], gpu: str, price: float | None, share: float, as_json: bool
+) -> None:
+    from reopold.config import RunConfig, is_study, load_recipe
+    from reopold.estimate import Assumptions, find_gpu
+    from reopold.study_config import StudyConfig
+    from tasks.offline import preflight_offline, preflight_study_offline
+
+    chosen, assume = find_gpu(gpu, price), Assumptions(response_share=share)
+    if is_study(file):
+        study = load_recipe(file, StudyConfig, sets)
+        found = preflight_study_offline(study, chosen, assume)
+    else:
+        found = preflight_offline(load_recipe(file, RunConfig, sets), chosen, assume)
+    _show_checks(found.checks, quiet=False, as_json=as_json)
+
+
+def _show_checks(found: list[Check], *, quiet: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from flows.terminal import show_checks
-    from tasks.home import configure_environment
-    from tasks.preflight import PreflightFailed, preflight
+    from tasks.preflight import PreflightFailed
 
-    configure_environment()
-    found = preflight(config, run_dir)
     failed = [check for check in found if check.status == "fail"]
     if as_json:
         print(json.dumps([asdict(check) for check in found], indent=2))

@@ -471,6 +471,14 @@ class Training(Strict):
         _check_rollback(self)
         return self
 
+    @property
+    def evaluations(self) -> list[EvaluationConfig]:
+        """One for each benchmark, the first first."""
+        names = [self.evaluation.benchmark, *self.evaluation.also]
+        return [
+            self.evaluation.model_copy(update={"benchmark": name, "also": []}) for name in names
+        ]
+
 
 class RunConfig(Training):
     """One training run: a method, a seed, and everything that decides its result."""
@@ -567,14 +575,6 @@ class RunConfig(Training):
         if len(set(sources)) != len(sources):
             raise ValueError("each source may be listed with one of `teachers` only")
         return self
-
-    @property
-    def evaluations(self) -> list[EvaluationConfig]:
-        """One for each benchmark, the first first."""
-        names = [self.evaluation.benchmark, *self.evaluation.also]
-        return [
-            self.evaluation.model_copy(update={"benchmark": name, "also": []}) for name in names
-        ]
 
     @property
     def switch_step(self) -> int:
@@ -683,6 +683,15 @@ def load_recipe(path: Path, kind: type[Config], overrides: Sequence[str] = ()) -
     if isinstance(config, Training) and config.health.rolls_back:
         changed(config, config.health.rollback_set)
     return config
+
+
+def is_study(path: Path) -> bool:
+    """Whether a recipe, or one it is based on, lists methods.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    return "methods" in _read_recipe(path, RunConfig)
 
 
 #: Of a run's recipe that is the base of a study: each run has its own.

@@ -224,7 +224,7 @@ class _Estimator:
 
     def _trainer_memory(self) -> None:
         config, shape = self.config, self.student
-        frozen = shape.vision_parameters if config.model.freeze_vision else 0
+        frozen = shape.tower_parameters if config.model.freeze_vision else 0
         copied = config.train.precision == "bfloat16" and not config.train.recompute_layers
         autocast = AUTOCAST if copied else 0
         weights = (WEIGHT + autocast) * shape.parameters + LEARNT * (shape.parameters - frozen)

@@ -80,20 +80,23 @@ def batch(config: RunConfig) -> Iterator[Check]:
 def sampling(config: RunConfig) -> Iterator[Check]:
     """top-p, top-k and temperature: what the engine renormalises biases the ratio (trl #6789)."""
     defaults = _generation_defaults(config.model.student)
-    found = f"top_p = 1, no top-k or min-p, temperature {config.sampling.temperature:g}"
-    if defaults:
-        found += f"; the checkpoint's defaults ({defaults}) are not used in training"
+    note = f"; the checkpoint's defaults ({defaults}) are not used in training" if defaults else ""
+    yield temperature(config, note)
+
+
+def temperature(config: RunConfig, note: str = "") -> Check:
+    """Whether the policy that samples is the one that is scored."""
+    found = f"top_p = 1, no top-k or min-p, temperature {config.sampling.temperature:g}{note}"
     different = config.sampling.temperature != 1.0
     corrected = config.objective.logprob_temperature == config.sampling.temperature
     if different and not corrected and config.method != "sft":
-        yield Check(
+        return Check(
             "sampling",
             "warn",
             f"{found}: samples are not drawn from the policy that is scored",
             "set sampling.temperature to 1, or objective.logprob_temperature to the same value",
         )
-    else:
-        yield Check("sampling", "pass", found)
+    return Check("sampling", "pass", found)
 
 
 def data(config: RunConfig) -> Iterator[Check]:
@@ -101,18 +104,23 @@ def data(config: RunConfig) -> Iterator[Check]:
     from reopold.teachers.build import check_sight
 
     mix = read_data(config)
-    prompts = mix.prompts
-    check_sight(config, prompts)
+    check_sight(config, mix.prompts)
     longest = longest_prompt(config, config.model.student)
+    yield from contents(config, mix, f", up to {longest} tokens")
+    yield from _length(config)
+
+
+def contents(config: RunConfig, mix: PromptMix, note: str = "") -> Iterator[Check]:
+    """What the prompts' file tells by itself, without a tokenizer."""
+    prompts = mix.prompts
     drawn = config.train.steps * config.sampling.prompts_per_step
-    found = f"{len(prompts)} prompts, up to {longest} tokens, {_seen(mix, drawn)}"
+    found = f"{len(prompts)} prompts{note}, {_seen(mix, drawn)}"
     duplicates = len(prompts) - len({(p.family, p.id) for p in prompts})
     if duplicates:
         yield Check("data", "warn", f"{found}; {duplicates} ids occur twice", "make ids unique")
     else:
         yield Check("data", "pass", found)
     yield from _answers(config, prompts)
-    yield from _length(config)
     yield from _sources(config, prompts)
 
 

@@ -81,15 +81,22 @@ class Shape(BaseModel):
         return self.rows * self.hidden
 
     @property
-    def vision_parameters(self) -> int:
-        """Of the tower and its projector."""
+    def tower_parameters(self) -> int:
+        """Of the vision tower, which model.freeze_vision leaves as it is."""
         tower = self.vision
         if tower is None:
             return 0
-        d, i, merged = tower.hidden, tower.intermediate, MERGED * tower.hidden
+        d, i = tower.hidden, tower.intermediate
         block = 2 * d + (3 * d * d + 3 * d) + (d * d + d) + (3 * d * i + 2 * i + d)
-        projector = d + (merged * merged + merged) + (merged * self.hidden + self.hidden)
-        return PATCH * d + tower.depth * block + projector
+        return PATCH * d + tower.depth * block
+
+    @property
+    def projector_parameters(self) -> int:
+        """Between tower and decoder."""
+        if self.vision is None:
+            return 0
+        d, merged = self.vision.hidden, MERGED * self.vision.hidden
+        return d + (merged * merged + merged) + (merged * self.hidden + self.hidden)
 
     @property
     def parameters(self) -> int:
@@ -100,7 +107,7 @@ class Shape(BaseModel):
         attention = (h * h + h) + 2 * (h * kv + kv) + h * h
         layer = attention + 3 * h * self.intermediate + 2 * h
         heads = self.head_parameters * (1 if self.tied else 2)
-        return heads + self.layers * layer + h + self.vision_parameters
+        return heads + self.layers * layer + h + self.tower_parameters + self.projector_parameters
 
 
 @cache

@@ -50,7 +50,10 @@ def test_parameters(name: str) -> None:
     assert shape.parameters == model.num_parameters()
     assert shape.parameters == pytest.approx(1e9 * shape.stated, rel=0.01)
     if shape.vision:
-        assert shape.vision_parameters == sum(p.numel() for p in model.model.visual.parameters())
+        visual = model.model.visual
+        projector = sum(p.numel() for p in visual.merger.parameters())
+        assert shape.projector_parameters == projector
+        assert shape.tower_parameters == sum(p.numel() for p in visual.parameters()) - projector
     # A hub id costs what it says, though its files are not here.
     assert parameter_count(name) == shape.parameters
 

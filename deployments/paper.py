@@ -1,0 +1,88 @@
+"""The table of the paper's experiments in the README: `python -m deployments.paper` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from evals.benchmarks import find
+from reopold.config import RunConfig, load_recipe
+from reopold.estimate import GPUS, Estimate
+from reopold.study_config import StudyConfig
+from tasks.offline import preflight_offline
+
+FOLDER = Path(__file__).parent / "recipes" / "paper"
+EXPERIMENTS = ("maths-from-7b", "maths-from-32b", "visual-3b", "visual-7b", "tools", "tropd")
+PLACEMENTS = ("1gpu", "4gpu", "8gpu")
+#: The first that holds a run is the one it is estimated for.
+LADDER = ("h100", "h200")
+COLUMNS = (
+    *("experiment", "benchmark rows", "`recipes/paper/`", "GPUs", "fullest GPU", "hours"),
+    *("GPU-hours", "cost"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe for so many GPUs, of the kind that holds it."""
+
+    experiment: str
+    placement: str
+    needs: Estimate
+
+    @property
+    def recipe(self) -> Path:
+        return FOLDER / self.experiment / f"{self.placement}.yaml"
+
+
+def rows() -> Iterator[Row]:
+    for experiment in EXPERIMENTS:
+        for placement in PLACEMENTS:
+            if (file := FOLDER / experiment / f"{placement}.yaml").exists():
+                yield Row(experiment, placement, _smallest(file))
+
+
+def _smallest(file: Path) -> Estimate:
+    config = load_recipe(file, RunConfig)
+    for name in LADDER:
+        needs = preflight_offline(config, GPUS[name]).needs
+        if needs is not None and not needs.faults:
+            return needs
+    raise ValueError(f"{file} fits no GPU of {', '.join(LADDER)}")
+
+
+def targets(experiment: str) -> list[str]:
+    """Benchmarks whose published rows a study shows, and those that its runs measure."""
+    study = load_recipe(FOLDER / experiment / "study.yaml", StudyConfig)
+    measured = [settings.benchmark for settings in study.evaluations]
+    return list(dict.fromkeys([*measured, *study.published]))
+
+
+def table() -> str:
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    for row in rows():
+        needs, first = row.needs, row.placement == _first(row.experiment)
+        titles = ", ".join(find(name).title for name in targets(row.experiment))
+        study = load_recipe(FOLDER / row.experiment / "study.yaml", StudyConfig)
+        fullest = max(needs.memory(gpu) for gpu in range(needs.gpus))
+        cells = (
+            study.title if first else "",
+            titles if first else "",
+            f"`{row.experiment}/{row.placement}.yaml`",
+            f"{needs.gpus} x {needs.gpu.name}",
+            f"{fullest:.0f} GiB",
+            f"{needs.hours:.0f}",
+            f"{needs.gpu_hours:,.0f}",
+            f"${needs.dollars:,.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _first(experiment: str) -> str:
+    return next(p for p in PLACEMENTS if (FOLDER / experiment / f"{p}.yaml").exists())
+
+
+if __name__ == "__main__":
+    print(table())
