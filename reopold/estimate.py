@@ -36,9 +36,9 @@ ACTIVATIONS = {"float32": (32.2, 8.6, 16.0), "bfloat16": (30.2, 4.6, 8.0)}
 INPUT = 4
 #: Of the last hidden states and the norm before the head, in units of the hidden width.
 LAST = 9.4
-#: Logits that are whole in memory at once on a GPU, three float32 buffers of them
-#: (reopold.logprobs.CHUNK_LOGITS).
-LOGITS_BYTES = 3 * 4 * 512 * 152_064
+#: Logits that are whole in memory at once (reopold.logprobs.CHUNK_LOGITS), in three buffers.
+CHUNK_LOGITS = {"cpu": 64 * 152_064, "cuda": 512 * 152_064}
+LOGITS_BYTES = 3 * 4
 #: CUDA's context and libraries, and the share of its memory that the trainer's allocator wastes.
 CONTEXT, FRAGMENTS = 1.5 * GIB, 0.05
 #: Beside weights and cache in a vLLM process: its graphs and activations.
@@ -185,6 +185,33 @@ class _Lengths:
         return self.prompt + self.response
 
 
+def trainer_memory(
+    config: RunConfig, shape: Shape, longest: float, device: str = "cuda"
+) -> dict[str, float]:
+    """Bytes that the trainer holds at its fullest, in the update, by what they are for.
+
+    Args:
+        shape: of the student.
+        longest: positions of a prompt and a response.
+    """
+    train = config.train
+    copied = train.precision == "bfloat16" and not train.recompute_layers
+    frozen = shape.tower_parameters if config.model.freeze_vision else 0
+    weights = (WEIGHT + AUTOCAST * copied) * shape.parameters
+    weights += LEARNT * (shape.parameters - frozen)
+    kept = config.samples_per_step if train.keep_activations else train.micro_batch
+    tokens = min(kept, config.samples_per_step) * longest
+    layers = activation_bytes(shape, tokens, train.precision, recompute=train.recompute_layers)
+    logits = LOGITS_BYTES * CHUNK_LOGITS[device]
+    head = logits + 4 * shape.head_parameters + 4 * tokens * shape.hidden
+    held = {
+        "student, gradient and AdamW": weights, "activations": layers, "head and loss": head,
+    }  # fmt: skip
+    if device == "cuda":
+        held["CUDA and fragments"] = CONTEXT + FRAGMENTS * sum(held.values())
+    return held
+
+
 class _Estimator:
     """One run on one kind of GPU."""
 
@@ -223,22 +250,10 @@ class _Estimator:
         self.found.parts.append(Part(gpu, what, size / GIB))
 
     def _trainer_memory(self) -> None:
-        config, shape = self.config, self.student
-        frozen = shape.tower_parameters if config.model.freeze_vision else 0
-        copied = config.train.precision == "bfloat16" and not config.train.recompute_layers
-        autocast = AUTOCAST if copied else 0
-        weights = (WEIGHT + autocast) * shape.parameters + LEARNT * (shape.parameters - frozen)
-        self._add(0, "student, gradient and AdamW", weights)
-        sequences = min(config.train.micro_batch, self.samples)
-        tokens = sequences * (self.lengths.prompt + self.lengths.longest)
-        kept = activation_bytes(
-            shape, tokens, config.train.precision, recompute=config.train.recompute_layers
-        )
-        head = LOGITS_BYTES + 4 * shape.head_parameters + 4 * tokens * shape.hidden
-        self._add(0, "activations", kept)
-        self._add(0, "head and loss", head)
-        self._add(0, "CUDA and fragments", CONTEXT + FRAGMENTS * (weights + kept + head))
-        self.found.host_gib = CHECKPOINT * shape.parameters / GIB
+        longest = self.lengths.prompt + self.lengths.longest
+        for what, size in trainer_memory(self.config, self.student, longest).items():
+            self._add(0, what, size)
+        self.found.host_gib = CHECKPOINT * self.student.parameters / GIB
 
     def _place(
         self, what: str, shape: Shape, serving: ServingConfig, *, scores: bool = False

@@ -24,11 +24,12 @@ from reopold.data.tokenizers import load_tokenizer
 from reopold.engines.base import EngineFailure
 from reopold.engines.endpoint import Endpoints, served_name
 from reopold.engines.hf import HFEngine, cache_bytes_per_token, load_model
-from reopold.logprobs import CHUNK_LOGITS
+from reopold.estimate import trainer_memory
 from reopold.preflight import Check, Status, budget, longest_prompt, read_data
 from reopold.rewards import MissingScore
 from reopold.rollouts import Needs, Rollout, SamplingParams
 from reopold.scoring import Scores, output_head, score
+from reopold.shapes import Shape, shape_from
 from reopold.teachers.build import load_local
 from reopold.teachers.server import ServerTeacher
 from reopold.trainer import build_objective
@@ -36,11 +37,6 @@ from reopold.vision import Vision, takes_images
 
 #: Weights that are loaded for a probe at most, bytes: more would take longer than a minute.
 PROBE_BYTES = {"cpu": 2 * 2**30, "cuda": 40 * 2**30}
-#: Bytes of activations a token, hidden unit and layer, kept for the backward pass in float32
-#: (34 in half precision with fused attention: arXiv 2205.05198, section 4.1).
-ACTIVATION_BYTES = 68
-#: float32 weight, gradient, and AdamW's two moments.
-TRAINED_BYTES = 16
 #: Differences in nats that a served teacher may have from its own checkpoint, by dtype.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 #: Tokens of the timed sample; its time is scaled up to the longest response.
@@ -49,13 +45,13 @@ TIMED_TOKENS = 8
 
 @dataclass
 class Sizes:
-    """Parameters of the recipe's models, counted without loading them."""
+    """The recipe's models, counted without loading them."""
 
-    student: int
+    student: Shape
     teachers: int
-    hidden: int
-    layers: int
+    """Parameters of those that the trainer's process loads."""
     cache_per_token: int
+    """Of the student in float32."""
 
 
 def probes(config: RunConfig) -> Iterator[Check]:
@@ -65,7 +61,7 @@ def probes(config: RunConfig) -> Iterator[Check]:
     sizes = _sizes(config)
     yield from _memory(config, sizes, device)
     width = 2 if config.model.dtype == "bfloat16" else 4
-    needed = 4 * sizes.student + width * sizes.teachers
+    needed = 4 * sizes.student.parameters + width * sizes.teachers
     if needed > PROBE_BYTES[device]:
         yield Check(
             "probe",
@@ -97,8 +93,8 @@ def empty_model(path: str) -> PreTrainedModel:
 
 
 def _sizes(config: RunConfig) -> Sizes:
-    student = empty_model(config.model.student)
-    text = student.config.get_text_config()
+    path = config.model.student
+    student = empty_model(path)
     paths = []
     if config.method in DISTILLATION_METHODS:
         local = [(config.model.teacher, config.teacher), *((t.model, t) for t in config.teachers)]
@@ -106,10 +102,8 @@ def _sizes(config: RunConfig) -> Sizes:
     if config.method == "exopd":
         paths.append(config.model.reference or config.model.student)
     return Sizes(
-        student=student.num_parameters(),
+        student=shape_from(student.config.to_dict(), student.num_parameters(), path),
         teachers=sum(empty_model(path).num_parameters() for path in paths),
-        hidden=int(text.hidden_size),
-        layers=int(text.num_hidden_layers),
         cache_per_token=cache_bytes_per_token(student),
     )
 
@@ -117,21 +111,16 @@ def _sizes(config: RunConfig) -> Sizes:
 def _memory(config: RunConfig, sizes: Sizes, device: str) -> Iterator[Check]:
     """What one trainer process holds at its fullest, against what there is."""
     width = 2 if config.model.dtype == "bfloat16" else 4
-    sequences = min(config.train.micro_batch, config.samples_per_step)
     length = longest_prompt(config, config.model.student) + config.sampling.max_new_tokens
-    parts = {
-        "student and AdamW": TRAINED_BYTES * sizes.student,
-        "teacher": width * sizes.teachers,
-        "activations": ACTIVATION_BYTES * sequences * length * sizes.hidden * sizes.layers,
-        "logits": 3 * 4 * CHUNK_LOGITS[device],
-    }
+    parts = trainer_memory(config, sizes.student, length, device)
+    parts["teacher"] = width * sizes.teachers
     if config.engine.kind == "hf" and config.method != "sft":
         cache = config.samples_per_step * length * sizes.cache_per_token
         # Sampling and the update take turns: the larger of the two counts.
         parts["activations"] = max(parts["activations"], min(cache, HFEngine.cache_bytes))
     available = _available(device)
     if config.engine.kind == "vllm" and device == "cuda":
-        parts["vLLM"] = int(config.engine.memory_fraction * available)
+        parts["vLLM"] = config.engine.memory_fraction * available
     total = sum(parts.values())
     place = "GPU" if device == "cuda" else "machine"
     found = (

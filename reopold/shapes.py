@@ -132,19 +132,27 @@ def shape_of(path: str) -> Shape:
                 "config.json), or name a local folder"
             )
         return found
+    from reopold.provenance import parameter_count
+
     try:
         raw = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"no checkpoint at {path}: {error}") from error
+    return shape_from(raw, int(parameter_count(Path(path).expanduser())), path)
+
+
+def shape_from(raw: dict[str, Any], counted: int, path: str) -> Shape:
+    """The shape of a model by its config.json and the number of its parameters.
+
+    Raises:
+        ConfigError: a size is missing.
+    """
     text = {**raw, **(raw.get("text_config") or {})}
     text.setdefault("num_key_value_heads", text.get("num_attention_heads"))
     text.setdefault("tie_word_embeddings", False)
     missing = [key for key in _KEYS.values() if text.get(key) is None]
     if missing:
         raise ConfigError(f"{path}: its config.json has no {', '.join(missing)}")
-    from reopold.provenance import parameter_count
-
     sizes = {name: text[key] for name, key in _KEYS.items()}
-    counted = int(parameter_count(Path(path).expanduser()))
     width = int(text.get("head_dim") or 0)
     return Shape(kind=str(raw["model_type"]), counted=counted, head_width=width, **sizes)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from reopold import logprobs
 from reopold.config import ConfigError, RunConfig, TrainConfig
 from reopold.estimate import (
+    CHUNK_LOGITS,
     GIB,
     GPUS,
     Assumptions,
@@ -19,6 +21,7 @@ from reopold.estimate import (
     activation_bytes,
     estimate,
     find_gpu,
+    trainer_memory,
 )
 from reopold.precision import layer_passes, prepare
 from reopold.shapes import Shape, shape_of
@@ -119,6 +122,23 @@ def test_memory_by_hand() -> None:
     assert (found.gpus, found.faults) == (4, [])
     assert found.host_gib * GIB == 12 * shape.parameters
     assert found.disk_gib == pytest.approx(6 * found.host_gib)  # 50, 100, ... 300
+
+
+def test_kept_activations_are_those_of_the_whole_step() -> None:
+    small = {"prompts_per_step": 2, "rollouts_per_prompt": 2, "max_new_tokens": 100}
+    one, four, whole = (
+        trainer_memory(run(sampling=small, train=train), shape_of(STUDENT), 300)["activations"]
+        for train in (
+            {"micro_batch": 1, "recompute_layers": False},
+            {"micro_batch": 128, "recompute_layers": False},
+            {"micro_batch": 1, "recompute_layers": False, "keep_activations": True},
+        )
+    )
+    assert four == whole == pytest.approx(4 * one)
+
+
+def test_chunks_are_those_of_the_loss() -> None:
+    assert CHUNK_LOGITS == logprobs.CHUNK_LOGITS
 
 
 def test_keeping_fewer_checkpoints_takes_less_disk() -> None:
