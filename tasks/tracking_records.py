@@ -280,6 +280,8 @@ def model_tags(config: RunConfig, study: str, digest: str, where: str) -> dict[s
         "study": study,
         "digest": digest,
         "checkpoint": where,
+        # Its page shows the description and no tags.
+        "mlflow.note.content": f"**{config.method}**, seed {config.seed}. Folder `{where}`.",
     }
 
 

@@ -169,7 +169,7 @@ def _model(
     found = _models(client, run)
     for twin in found[1:]:
         client.delete_logged_model(twin.model_id)
-    kind = {**tags, MLFLOW_MODEL_IS_EXTERNAL: "true"}
+    kind = {**tags, MLFLOW_MODEL_IS_EXTERNAL: "true", "mlflow.note.content": _note(row)}
     model = (
         found[0]
         if found

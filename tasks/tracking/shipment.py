@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from reopold.run_dir import Record, RunDir
 from tasks import home
 from tasks import tracking_records as records
-from tasks.tracking import state
+from tasks.tracking import pages, state
 from tasks.tracking.client import (
     ATTEMPT,
     IDENTITY,
@@ -112,6 +112,9 @@ class _Shipment:
         identity = found.identity(self.run_dir)
         run = self._settle(find_runs(self.client, experiment_id, IDENTITY, identity))
         if run is None:
+            if self.run_dir.path.parent.name == "runs":
+                folder = self.run_dir.path.absolute().parents[1]
+                pages.prepare(self.client, experiment_id, parent_id, folder)
             run = self.client.create_run(
                 experiment_id,
                 start_time=found.start_time,

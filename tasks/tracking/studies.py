@@ -6,19 +6,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reopold.config import parse
 from reopold.run_dir import RunDir
 from reopold.study_config import StudyConfig
 from tasks import home
 from tasks import tracking_records as records
-from tasks.tracking import published, ranking, views
-from tasks.tracking.client import log_params, reaching, set_status, set_tags, study_parent
+from tasks.tracking import pages, ranking
+from tasks.tracking.client import log_params, reaching, set_status, study_parent
 from tasks.tracking.shipment import ship_run
 from tasks.tracking_records import BestCheckpoint, StudyReport
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 
 def ship_study(study_dir: Path) -> StudyReport:
@@ -43,8 +41,10 @@ def ship_study(study_dir: Path) -> StudyReport:
             client.log_artifact(run_id, str(recipe))
         if report.is_dir():
             client.log_artifacts(run_id, str(report), "report")
-        config = _config(study_dir)
-        champion = _dress(client, parent, config, study_dir) if config else None
+        config = pages.recipe(study_dir)
+        champion = _crown(client, config, experiment_id) if config else None
+        if config is not None:
+            pages.dress(client, parent, config, study_dir, crowned=champion is not None)
         return StudyReport(
             experiment_id=experiment_id,
             run_id=run_id,
@@ -68,47 +68,13 @@ def _send_scores(client: MlflowClient, run_id: str, file: Path) -> int:
     return len(points)
 
 
-def _config(study_dir: Path) -> StudyConfig | None:
-    """The study's recipe; None: these runs are no study's."""
-    file = study_dir / "study.json"
-    if not file.exists():
-        return None
-    return parse(json.loads(file.read_text(encoding="utf-8")), StudyConfig, str(file))
-
-
-def _dress(
-    client: MlflowClient, parent: Run, study: StudyConfig, study_dir: Path
-) -> BestCheckpoint | None:
-    """What one sees of a study beside its runs; returns the checkpoint that has the alias."""
-    experiment_id = parent.info.experiment_id
-    published.send_published(client, parent, study.name, published.shown(study, study_dir))
-    champion = _crown(client, study, experiment_id)
-    saved = views.save(client, experiment_id, study, parent.info.start_time)
-    links = {view.name.lower(): view.link(experiment_id) for view in saved}
-    links["checkpoints by score"] = records.run_page(experiment_id, parent.info.run_id)
-    links |= {study.champion.alias: records.registry_page(study.name)} if champion else {}
-    where = home.relative(study_dir / "runs")
-    note = records.description(study.name, where, links, study.champion.alias)
-    client.set_experiment_tag(experiment_id, "mlflow.note.content", note)
-    ranks = ranking.table(client, experiment_id, *_measure(study))
-    set_tags(client, parent, {"mlflow.note.content": ranks})
-    return champion
-
-
-def _measure(study: StudyConfig) -> tuple[str, str]:
-    """Benchmark and metric that the champion is chosen by."""
-    rule, evaluation = study.champion, study.evaluation
-    metric = rule.metric.replace("@k", f"@{evaluation.samples}")
-    return rule.benchmark or evaluation.benchmark, metric
-
-
 def _crown(client: MlflowClient, study: StudyConfig, experiment_id: str) -> BestCheckpoint | None:
     """Move the registry's alias to the best checkpoint by the study's rule; None: there is none.
 
     A version of the registered model (it has the study's name) points at the checkpoint's logged
     model, and so at its folder: no weights are copied.
     """
-    rule, (benchmark, metric) = study.champion, _measure(study)
+    rule, (benchmark, metric) = study.champion, pages.measure(study)
     best = ranking.best(
         client,
         experiment_id,

@@ -20,7 +20,7 @@ from tasks import tracking_records as records
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-TAG = "mlflow.sharedViewState."
+TAG, METHODS = "mlflow.sharedViewState.", "methods"
 #: Of a section that holds every other metric with this prefix, shut until it is clicked.
 _GROUPS = ("rollout", "teacher", "train", "perf")
 #: How training went, over the samples that it drew.
@@ -61,20 +61,25 @@ class View:
 
 def views(study: StudyConfig) -> list[View]:
     return [
-        View("methods", "Methods over samples", True, _methods(study)),
+        View(METHODS, "Methods over samples", True, _methods(study)),
         View("ranking", "Runs by score", False, _ranking(study)),
     ]
+
+
+def saved(client: MlflowClient, experiment_id: str) -> bool:
+    """Whether the experiment has views of ours."""
+    return f"{TAG}{METHODS}" in client.get_experiment(experiment_id).tags
 
 
 def save(client: MlflowClient, experiment_id: str, study: StudyConfig, created: int) -> list[View]:
     """Give the experiment its views, where they are not as they should be."""
     there = client.get_experiment(experiment_id).tags
-    saved = views(study)
-    for view in saved:
+    wanted = views(study)
+    for view in wanted:
         tag = view.tag(created)
         if there.get(f"{TAG}{view.key}") != tag:
             client.set_experiment_tag(experiment_id, f"{TAG}{view.key}", tag)
-    return saved
+    return wanted
 
 
 def _benchmarks(study: StudyConfig) -> list[str]:

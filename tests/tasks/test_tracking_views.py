@@ -16,7 +16,7 @@ import pytest
 from reopold.config import TrainConfig
 from reopold.study_config import StudyConfig
 from tasks import tracking_records as records
-from tasks.tracking import StudyReport, ship_study
+from tasks.tracking import StudyReport, ship_run, ship_study
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -144,6 +144,32 @@ def test_the_registry_says_the_rule(shipped: StudyReport, study_dir: Path) -> No
     assert "all checkpoints of grpo" in client().get_registered_model("micro").description
     crowned = client().get_model_version_by_alias("micro", "champion")
     assert (crowned.description or "").startswith("**grpo-s1**, step 20: avg@4 0.4000")
+
+
+def test_pages_are_there_while_the_first_run_trains(
+    tracked_home: Path, make_run: MakeRun, study_dir: Path
+) -> None:
+    """And published numbers before checkpoints: the page of models shows the newest first."""
+    run = make_run().whole()
+    study = StudyConfig(name="micro", methods=["reopold"], seeds=[1], published=["aime25"])
+    (study_dir / "study.json").write_text(study.canonical_json())
+    found = ship_run(run.path)
+    tags = client().get_experiment(found.experiment_id).tags
+    assert {"mlflow.sharedViewState.methods", "mlflow.sharedViewState.ranking"} <= tags.keys()
+    assert "[methods over samples]" in tags["mlflow.note.content"]
+    models = client().search_logged_models([found.experiment_id], max_results=100)
+    roles = [m.tags["role"] for m in sorted(models, key=lambda each: each.creation_timestamp)]
+    assert roles.count("arm") == 4 and roles[-4:] == ["arm"] * 4 and roles[0] == "published"
+    assert all(model.tags["mlflow.note.content"] for model in models)  # of tags the page has none
+
+
+@pytest.mark.parametrize("recipe", ["{", '{"name": "micro", "of another": "version"}'])
+def test_a_recipe_that_cannot_be_read_keeps_no_numbers_back(
+    tracked_home: Path, make_run: MakeRun, study_dir: Path, recipe: str
+) -> None:
+    run = make_run().whole()
+    (study_dir / "study.json").write_text(recipe)
+    assert ship_run(run.path).next_step == 20
 
 
 def test_links_of_a_page_open_the_training_side() -> None:
