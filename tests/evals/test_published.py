@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from evals.benchmarks import find
-from evals.published import published, published_on
+from evals.published import one_a_method, published, published_on
 
 #: Printed averages of whole tables: they tell a slip of the pen. Origin, method, values, average.
 AVERAGES = [
@@ -93,3 +93,10 @@ def test_scores_are_found_by_benchmark() -> None:
     assert {score.benchmark for score in published_on(["aime25"])} == {"aime25"}
     students = {score.value for score in published_on(["aime25"]) if score.method == "student"}
     assert students == {24.16}
+
+
+def test_a_figure_has_one_number_a_method_the_authors_own_first() -> None:
+    shown = {score.method: score.value for score in one_a_method(published_on(["aime24"]))}
+    assert len(shown) == len({score.method for score in published_on(["aime24"])})
+    assert (shown["STILL-3-1.5B-preview"], shown["DeepScaleR-1.5B-Preview"]) == (39.33, 43.1)
+    assert shown["ProRL-V2"] == 51.87  # only others have printed one
