@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from reopold.changes import Change
 from reopold.config import RunConfig
 from reopold.run_dir import Record
-from reopold.study_config import ChampionConfig, is_reference
+from reopold.study_config import ChampionConfig, StudyConfig, is_reference
 
 if TYPE_CHECKING:
     from tasks.tracking.state import Evaluation, Snapshot
@@ -49,22 +49,24 @@ _REASONS = {
 }
 _NOT_METRICS = frozenset({"step", "time", "phase"})
 _DESCRIPTION = """\
-**Study `{study}`**: methods x seeds from one recipe. Open the parent run (+) to see its runs.
+**Study `{study}`**: methods x seeds from one recipe{links}.
 
 Each run is a folder under `{where}` of the home; this page is a copy of what lies there.
 
-- **Runs**: the parent run `{study}` holds the recipe, the report and, as
-  `score/BENCHMARK/METRIC/METHOD`, each method's score by checkpoint (mean over seeds). Its
-  children are the training runs; group them by the tag `method`, filter by `seed`.
+- **Views** (the button above, or the links): *Methods over samples* has a line a method, the mean
+  over its seeds; *Runs by score* ranks the runs. Other pages open as MLflow sees fit: a chart a
+  metric, the newest run first.
+- **Runs**: the parent run `{study}` holds the recipe, the report, a table of the best checkpoints
+  and, as `score/BENCHMARK/METRIC/METHOD`, each method's score by checkpoint (mean over seeds). Its
+  children (+) are the training runs; group them by the tag `arm`, filter by `seed`.
 - **Charts**: `train/` optimiser, `rollout/` samples, `teacher/` its reward, `eval/` scores with
-  `_low` and `_high` (95 % intervals), `perf/` seconds and speed. `samples` and `tokens` are
-  metrics too, so they serve as x axis.
-- **Compare the methods**: open *Chart view*, group the runs by the tag `arm` and look at
-  `eval/BENCHMARK/avg_at_K`; every arm draws as many samples a step, so step and samples agree.
-- **Models**: every evaluated checkpoint, and published numbers as external models (their tags name
-  source and caveat). Sort by `eval/BENCHMARK/avg_at_K` to find the best one;
-  its tag `checkpoint` is the folder. No weights are copied here. The registered model of the same
-  name has an alias (`champion`) on the checkpoint that the study's rule chose.
+  `_low` and `_high` (95 % intervals), `perf/` seconds and speed. For an x axis in samples take
+  `samples`, and `eval/samples` for scores.
+- **Models**: every evaluated checkpoint, and published numbers as external models, which nobody
+  has made again here (`role` is `published`; tags name source, origin and caveat). The tag
+  `checkpoint` is the folder: no weights are copied. MLflow's page of models sorts them by date
+  only, so the ranking is in the parent run. The registered model of the same name has an alias
+  (`{alias}`) on the checkpoint that the study's rule chose.
 """
 
 
@@ -246,13 +248,24 @@ def _place(config: RunConfig) -> dict[str, str]:
     return {"arm": re.sub(r"-s\d+$", "", config.name), "role": "arm"}
 
 
-def champion_note(best: BestCheckpoint, rule: ChampionConfig) -> str:
+def champion_note(best: BestCheckpoint, rule: ChampionConfig, metric: str) -> str:
     """Why a checkpoint has the alias, as Markdown."""
     interval = "" if best.low is None else f" [{best.low:.4f}, {best.high:.4f}]"
     which = "last checkpoints" if rule.checkpoints == "last" else "all checkpoints"
     return (
-        f"Best {rule.metric} among {which}: **{best.run}**, step {best.step}, "
-        f"{best.value:.4f}{interval}. Folder `{best.checkpoint}`; no weights are copied."
+        f"**{best.run}**, step {best.step}: {metric} {best.value:.4f}{interval}, the best of "
+        f"{which}. Folder `{best.checkpoint}`; no weights are copied."
+    )
+
+
+def registry_note(study: StudyConfig, benchmark: str, metric: str) -> str:
+    """Of the study's registered model: the rule that moves its alias."""
+    rule = study.champion
+    which = "last checkpoints" if rule.checkpoints == "last" else "all checkpoints"
+    arms = ", ".join(rule.arms or [arm.name for arm in study.compared])
+    return (
+        f"Checkpoints of the study {study.name}. The alias `{rule.alias}` is on the one with the "
+        f"best {metric} on `{benchmark}` among the {which} of {arms}; each version says why."
     )
 
 
@@ -267,6 +280,8 @@ def model_tags(config: RunConfig, study: str, digest: str, where: str) -> dict[s
         "study": study,
         "digest": digest,
         "checkpoint": where,
+        # Its page shows the description and no tags.
+        "mlflow.note.content": f"**{config.method}**, seed {config.seed}. Folder `{where}`.",
     }
 
 
@@ -302,12 +317,29 @@ def without_password(uri: str) -> str:
 def page(uri: str, experiment_id: str, run_id: str) -> str | None:
     """Address of a run's page; None where MLflow is a database and no server."""
     base = without_password(uri).rstrip("/")
-    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}" if uri.startswith("http") else None
+    return f"{base}/{run_page(experiment_id, run_id)}" if uri.startswith("http") else None
 
 
-def description(study: str, where: str) -> str:
-    """What one sees on the experiment's page, as Markdown."""
-    return _DESCRIPTION.format(study=study, where=where)
+def run_page(experiment_id: str, run_id: str) -> str:
+    """Of MLflow's page; without `workflowType` it opens as that of a chat application."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+
+def model_page(experiment_id: str, model_id: str) -> str:
+    return f"#/experiments/{experiment_id}/models/{model_id}?workflowType=machine_learning"
+
+
+def registry_page(name: str) -> str:
+    return f"#/models/{name}?workflowType=machine_learning"
+
+
+def description(
+    study: str, where: str, links: Mapping[str, str] | None = None, alias: str = "champion"
+) -> str:
+    """What one sees on the experiment's page, as Markdown; shut, only its first line shows."""
+    shown = [f"[{name}]({address})" for name, address in (links or {}).items()]
+    said = f" — {' · '.join(shown)}" if shown else ""
+    return _DESCRIPTION.format(study=study, where=where, links=said, alias=alias)
 
 
 def is_finite(value: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from reopold.run_dir import Record, RunDir
 from tasks import home
 from tasks import tracking_records as records
-from tasks.tracking import state
+from tasks.tracking import pages, state
 from tasks.tracking.client import (
     ATTEMPT,
     IDENTITY,
@@ -112,6 +112,9 @@ class _Shipment:
         identity = found.identity(self.run_dir)
         run = self._settle(find_runs(self.client, experiment_id, IDENTITY, identity))
         if run is None:
+            if self.run_dir.path.parent.name == "runs":
+                folder = self.run_dir.path.absolute().parents[1]
+                pages.prepare(self.client, experiment_id, parent_id, folder)
             run = self.client.create_run(
                 experiment_id,
                 start_time=found.start_time,
@@ -221,6 +224,9 @@ class _Shipment:
             self.client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
         when = (evaluation.time, evaluation.step, model.model_id, benchmark, digest)
         points = [Metric(key, value, *when) for key, value in evaluation.scores().items()]
+        # MLflow's charts pair the n-th points of two metrics: a score needs an x axis of its own.
+        samples = self._samples(evaluation.step)
+        points.append(Metric("eval/samples", samples, evaluation.time, evaluation.step))
         self.client.log_batch(self.run_id, metrics=points)
         self.client.finalize_logged_model(model.model_id, "READY")
         self.cursor.save(
@@ -257,8 +263,6 @@ class _Shipment:
         for twin in found[1:]:
             self.client.delete_logged_model(twin.model_id)
         where = home.relative(self.run_dir.checkpoint(step))
-        lines = self.found.lines
-        samples = next((line["samples"] for line in lines if line["step"] == step - 1), 0)
         model = (
             found[0]
             if found
@@ -267,7 +271,7 @@ class _Shipment:
                 name=f"{re.sub(r'[^A-Za-z0-9_-]', '-', config.name)}-step-{step:06d}",
                 source_run_id=self.run_id,
                 model_type="checkpoint",
-                params={"step": str(step), "samples": str(samples)},
+                params={"step": str(step), "samples": str(self._samples(step))},
                 tags=records.model_tags(config, self.study, digest, where),
             )
         )
@@ -275,6 +279,11 @@ class _Shipment:
             self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step)])
             self.linked.add(model.model_id)
         return model
+
+    def _samples(self, step: int) -> int:
+        """Drawn in the first `step` steps."""
+        lines = self.found.lines
+        return next((line["samples"] for line in lines if line["step"] == step - 1), 0)
 
 
 def _attempt(run: Run) -> int:

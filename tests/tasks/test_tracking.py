@@ -107,6 +107,21 @@ def test_evaluated_checkpoints_are_ready_models(tracked_home: Path, make_run: Ma
     assert not list(home.artifact_root().rglob("*.safetensors"))
 
 
+def test_scores_have_samples_of_their_own_for_an_x_axis(
+    tracked_home: Path, make_run: MakeRun
+) -> None:
+    """The page pairs the n-th points of a score and of its x axis: there must be as many."""
+    run = make_run().whole()
+    run_id = ship_run(run.path).run_id
+    axis = client().get_metric_history(run_id, "eval/samples")
+    drawn = run.config.samples_per_step
+    assert [(point.step, point.value) for point in axis] == [
+        (step, step * drawn) for step in (5, 10, 15, 20)
+    ]
+    scores = client().get_metric_history(run_id, SCORE)
+    assert [point.step for point in scores] == [point.step for point in axis]
+
+
 def test_only_complete_checkpoints_with_their_own_evaluation(
     tracked_home: Path, make_run: MakeRun
 ) -> None:
