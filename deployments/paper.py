@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.benchmarks import find
-from reopold.config import RunConfig, load_recipe
+from reopold.config import RunConfig
 from reopold.estimate import GPUS, Estimate
+from reopold.recipes import load_recipe
 from reopold.study_config import StudyConfig
 from tasks.offline import preflight_offline
 

@@ -127,7 +127,8 @@ def distill(
 
     Example:  reopold distill deployments/recipes/micro.yaml --set method=opd --set name=opd-s7
     """
-    from reopold.config import RunConfig, load_recipe
+    from reopold.config import RunConfig
+    from reopold.recipes import load_recipe
     from tasks.home import home
     from tasks.preflight import check_run, claim_run
 
@@ -176,7 +177,8 @@ def preflight(
     if offline:
         _preflight_offline(recipe, sets or [], gpu, price, response_share, as_json)
         return
-    from reopold.config import RunConfig, load_recipe
+    from reopold.config import RunConfig
+    from reopold.recipes import load_recipe
     from tasks.home import home
 
     config = load_recipe(recipe, RunConfig, sets or [])
@@ -273,8 +275,9 @@ def _preflight(config: RunConfig, run_dir: Path, *, quiet: bool, as_json: bool =
 def _preflight_offline(
     file: Path, sets: list[str], gpu: str, price: float | None, share: float, as_json: bool
 ) -> None:
-    from reopold.config import RunConfig, is_study, load_recipe
+    from reopold.config import RunConfig
     from reopold.estimate import Assumptions, find_gpu
+    from reopold.recipes import is_study, load_recipe
     from reopold.study_config import StudyConfig
     from tasks.offline import preflight_offline, preflight_study_offline
 
@@ -312,7 +315,7 @@ def _run_study(
 ) -> None:
     from dataclasses import asdict
 
-    from reopold.config import load_recipe
+    from reopold.recipes import load_recipe
     from reopold.study_config import StudyConfig
     from tasks.home import home
     from tasks.plan import plan_study

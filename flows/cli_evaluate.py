@@ -217,7 +217,8 @@ def _evaluation_settings(
     from dataclasses import asdict
 
     from evals.benchmarks import find
-    from reopold.config import EvaluationConfig, parse
+    from reopold.config import EvaluationConfig
+    from reopold.recipes import parse
 
     found = list(dict.fromkeys(find(name.strip()).name for name in names.split(",")))
     return [

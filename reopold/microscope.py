@@ -17,9 +17,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reopold.config import ConfigError, RunConfig, parse
+from reopold.config import ConfigError, RunConfig
 from reopold.parent import watch_parent
 from reopold.provenance import checkpoint_digest
+from reopold.recipes import parse
 from reopold.run_dir import Record, RunDir, write_atomic
 from reopold.study_config import MicroscopeConfig
 

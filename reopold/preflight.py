@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig, parse
+from reopold.config import DISTILLATION_METHODS, ConfigError, RunConfig
 from reopold.data.prompts import Prompt, PromptMix, check_sets, load_mix, render_prompt
 from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
 from reopold.environments import Budget
+from reopold.recipes import parse
 
 Status = Literal["pass", "warn", "fail"]
 #: Prompts whose rendering by student's and teacher's template is compared.

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reopold.changes import Change, accepted, differences, settings
-from reopold.config import ConfigError, RunConfig, changed, parse
+from reopold.config import ConfigError, RunConfig
 from reopold.integrity import COMPLETE, PRUNED, faults, quarantine
+from reopold.recipes import changed, parse
 from reopold.run_dir import RunDir, step_of
 
 if TYPE_CHECKING:

@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reopold.changes import Change, accepted, overlay, settings
-from reopold.config import ConfigError, RunConfig, parse
+from reopold.config import ConfigError, RunConfig
 from reopold.integrity import COMPLETE, PRUNED
+from reopold.recipes import parse
 
 Status = Literal["new", "running", "stopped", "paused", "finished", "failed"]
 Record = dict[str, Any]

@@ -23,8 +23,8 @@ from reopold.config import (
     RunConfig,
     Strict,
     Training,
-    overridden,
 )
+from reopold.recipes import overridden
 
 #: Of arms and of sweeps: legal in folder names, in metric names and in CSS.
 NAME = r"^[a-z][a-z0-9_]*$"

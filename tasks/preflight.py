@@ -16,11 +16,12 @@ from pydantic import ValidationError
 
 from evals.evaluation import check_settings, prepare
 from reopold.changes import accepted, settings
-from reopold.config import ConfigError, EvaluationConfig, RunConfig, check_local, parse
+from reopold.config import ConfigError, EvaluationConfig, RunConfig, check_local
 from reopold.data.prompts import check_sets, load_mix
 from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
 from reopold.preflight import Check
 from reopold.provenance import check_parents, checkpoint_digest
+from reopold.recipes import parse
 from reopold.run_dir import RunDir, claim_folder, write_atomic
 from reopold.studies import plan_runs, plan_supervised, runs_folder, supervised_roles
 from reopold.study_config import MicroConfig, StudyConfig

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from evals.evaluation import ensure_results, prepare
 from evals.results import Results, read_results
-from reopold.config import ConfigError, EvaluationConfig, parse
+from reopold.config import ConfigError, EvaluationConfig
 from reopold.provenance import checkpoint_digest
+from reopold.recipes import parse
 from reopold.run_dir import RunDir, read_object
 from reopold.stopping import ShouldStop, check, never
 from reopold.study_config import REFERENCES, StudyConfig, run_name

@@ -8,9 +8,10 @@ import os
 import sys
 from pathlib import Path
 
-from reopold.config import ConfigError, parse
+from reopold.config import ConfigError
 from reopold.micro.build import build_suite
 from reopold.parent import watch_parent
+from reopold.recipes import parse
 from reopold.study_config import MicroConfig
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reopold.config import ConfigError, parse
+from reopold.config import ConfigError
+from reopold.recipes import parse
 from reopold.run_dir import read_object
 from reopold.study_config import StudyConfig
 from tasks import home

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from deployments.paper import EXPERIMENTS, FOLDER, rows, table, targets
 from evals.published import published_on
 from flows.cli import app
-from reopold.config import ConfigError, RunConfig, load_recipe
+from reopold.config import ConfigError, RunConfig
 from reopold.estimate import GPUS, Assumptions
+from reopold.recipes import load_recipe
 from reopold.study_config import StudyConfig
 from tasks.offline import preflight_offline, preflight_study_offline
 from tests.conftest import REPO

@@ -18,9 +18,8 @@ from reopold.config import (
     RunConfig,
     TrainConfig,
     is_local,
-    load_recipe,
-    parse,
 )
+from reopold.recipes import load_recipe, parse
 from reopold.studies import plan_runs, plan_supervised
 from reopold.study_config import StudyConfig
 from tests.conftest import REPO

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from reopold.config import ConfigError, RunConfig, load_recipe, parse
+from reopold.config import ConfigError, RunConfig
 from reopold.data.prompts import load_mix, render_prompt
 from reopold.environments import Budget
 from reopold.micro.build import build_suite, suite_tokenizer
+from reopold.recipes import load_recipe, parse
 from reopold.studies import plan_run, plan_supervised
 from reopold.study_config import MicroConfig, StudyConfig
 from tests.conftest import REPO

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reopold.config import ConfigError, RunConfig, changed, load_recipe, parse
+from reopold.config import ConfigError, RunConfig
 from reopold.health import Alarm, Health, alarms
+from reopold.recipes import changed, load_recipe, parse
 from reopold.studies import plan_run, plan_supervised
 from reopold.study_config import StudyConfig
 from tests.conftest import REPO

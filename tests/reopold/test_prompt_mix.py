@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reopold.config import ConfigError, DataConfig, Family, PromptSet, parse
+from reopold.config import ConfigError, DataConfig, Family, PromptSet
 from reopold.data.prompts import Prompt, PromptMix, batch_indices, check_sets, load_mix
+from reopold.recipes import parse
 
 SHARES = st.lists(st.integers(1, 12), min_size=2, max_size=6).map(tuple)
 

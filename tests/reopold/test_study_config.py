@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from reopold.config import ConfigError, RunConfig, load_recipe
+from reopold.config import ConfigError, RunConfig
+from reopold.recipes import load_recipe
 from reopold.studies import plan_run, plan_runs, plan_supervised, supervised_roles
 from reopold.study_config import StudyConfig, sweep_keys
 from tasks.plan import plan_study

@@ -15,8 +15,8 @@ from reopold.config import (
     ModelConfig,
     RunConfig,
     TrainConfig,
-    load_recipe,
 )
+from reopold.recipes import load_recipe
 from reopold.run_dir import RunDir
 from reopold.study_config import StudyConfig
 from tasks.preflight import (
