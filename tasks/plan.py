@@ -28,8 +28,8 @@ class PlanRow:
     """Runs that are finished."""
     samples: int
     """Of the steps that are left."""
-    device_hours: float
-    """GPU-hours; on the CPU hours of a core. NaN: not known."""
+    device_hours: float | None
+    """GPU-hours; on the CPU hours of a core. None: not known."""
     disk_bytes: int
     """Of the checkpoints to come."""
 
@@ -47,8 +47,10 @@ class Plan:
         return sum(row.samples for row in self.rows)
 
     @property
-    def device_hours(self) -> float:
-        return sum(row.device_hours for row in self.rows)
+    def device_hours(self) -> float | None:
+        """None where it is not known of an arm."""
+        known = [row.device_hours for row in self.rows if row.device_hours is not None]
+        return sum(known) if len(known) == len(self.rows) else None
 
     @property
     def disk_bytes(self) -> int:
@@ -77,7 +79,7 @@ class _Pace:
 
     def __init__(self, study: StudyConfig, study_dir: Path) -> None:
         self.study, self.folder = study, runs_folder(study_dir)
-        self.seconds = MICRO_SECONDS
+        self.seconds = MICRO_SECONDS if study.embedded else None
         seconds = samples = 0.0
         for file in sorted(self.folder.glob("*-s*/manifest.json")):
             run = RunDir(file.parent)
@@ -97,9 +99,15 @@ class _Pace:
             runs=len(configs),
             done=sum(not steps for steps in left.values()),
             samples=samples,
-            device_hours=samples * self.seconds * configs[0].devices / 3600,
+            device_hours=self._hours(samples, configs[0].devices),
             disk_bytes=sum(self._bytes(config) for config in configs if left[config.name]),
         )
+
+    def _hours(self, samples: int, devices: int) -> float | None:
+        """Of given models nothing is known before one of the study's runs is finished."""
+        if self.seconds is None:
+            return None if samples else 0.0
+        return samples * self.seconds * devices / 3600
 
     def _left(self, config: RunConfig) -> int:
         """Steps that are not made yet."""
