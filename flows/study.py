@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,13 @@ def _submit_models(
 
 def _submit_references(study: StudyConfig, folder: Path) -> list[PrefectFuture[Any]]:
     """Student and teacher as they are, on the benchmarks of the runs."""
-    settings = study.recipe(study.compared[0]).evaluations
-    models = {"student": study.model.student, "teacher": study.model.teacher}
+    settings = study.recipe(study.compared[0]).with_paths(os.path.expanduser).evaluations
     return [
         evaluate_checkpoint.submit(
             path, str(folder / REFERENCE_FOLDER / role), settings, study.model.dtype,
             study.model.device,
         )
-        for role, path in models.items()
-        if path
+        for role, path in study.given_models.items()
     ]  # fmt: skip
 
 

@@ -199,14 +199,16 @@ def show_plan(plan: Plan, where: str) -> None:
             escape(row.settings),
             f"{row.runs}{done}",
             f"{row.samples:,}",
-            f"{row.device_hours:.2f}",
+            "?" if row.device_hours is None else f"{row.device_hours:.2f}",
             amount(row.disk_bytes),
         )
+    hours = "?" if plan.device_hours is None else f"{plan.device_hours:.2g}"
     console = Console(stderr=True)
     console.print(table)
+    device = "GPU" if plan.estimated else "one GPU (or CPU core)"
     console.print(
-        f"{where}: {plan.runs} runs, {plan.samples:,} samples, about {plan.device_hours:.2g} "
-        f"hours of one GPU (or CPU core), {amount(plan.disk_bytes)} of checkpoints",
+        f"{where}: {plan.runs} runs, {plan.samples:,} samples, about {hours} "
+        f"hours of {device}{plan.estimated}, {amount(plan.disk_bytes)} of checkpoints",
         highlight=False,
         markup=False,
     )

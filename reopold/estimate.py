@@ -185,6 +185,15 @@ class _Lengths:
         return self.prompt + self.response
 
 
+def checkpoints(config: RunConfig, parameters: float) -> int:
+    """Bytes on disk of the checkpoints that a run keeps, at their most."""
+    train, written = config.train, len(config.checkpoint_steps())
+    kept = min(written, train.keep_last + train.keep_best) if train.keep_last else written
+    # One more is written before the oldest goes; save_every's makes room for itself.
+    extra = (kept < written) + bool(train.save_every)
+    return round((kept + extra) * CHECKPOINT * parameters)
+
+
 def trainer_memory(
     config: RunConfig, shape: Shape, longest: float, device: str = "cuda"
 ) -> dict[str, float]:
@@ -239,7 +248,7 @@ class _Estimator:
         self._check_memory()
         self._step()
         self._evaluation(evaluated)
-        self._disk()
+        self.found.disk_gib = checkpoints(self.config, self.student.parameters) / GIB
         return self.found
 
     def _lengths(self, longest: int) -> _Lengths:
@@ -354,13 +363,6 @@ class _Estimator:
             lengths = self._lengths(config.evaluation.max_new_tokens)
             seconds = self._decoding(serving, evaluated, lengths)
             self.found.evaluation_hours = len(config.checkpoint_steps()) * seconds / 3600
-
-    def _disk(self) -> None:
-        train, written = self.config.train, len(self.config.checkpoint_steps())
-        kept = min(written, train.keep_last + train.keep_best) if train.keep_last else written
-        # One more is written before the oldest goes; save_every's makes room for itself.
-        extra = (kept < written) + bool(train.save_every)
-        self.found.disk_gib = (kept + extra) * CHECKPOINT * self.student.parameters / GIB
 
 
 def _products(shape: Shape, length: float) -> float:

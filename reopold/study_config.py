@@ -7,6 +7,7 @@ recipe. An arm is a method with settings, and has a name of its own; a run is na
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -230,6 +231,12 @@ class StudyConfig(Training):
     def embedded(self) -> bool:
         """Whether the models are those of the embedded suite."""
         return not self.model.student
+
+    @property
+    def given_models(self) -> dict[str, str]:
+        """Paths of the student and of the teacher, if any, that are given; by the role's name."""
+        paths = map(os.path.expanduser, (self.model.student, self.model.teacher))
+        return {role: path for role, path in zip(REFERENCES, paths, strict=True) if path}
 
     @property
     def compared(self) -> list[Arm]:

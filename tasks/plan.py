@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from reopold.config import RunConfig
+from reopold.config import ConfigError, RunConfig
+from reopold.estimate import GPUS, checkpoints, estimate
 from reopold.run_dir import RunDir
 from reopold.studies import plan_run, plan_supervised, runs_folder, supervised_roles
 from reopold.study_config import Arm, StudyConfig
-from tasks.preflight import COPIES_PER_CHECKPOINT, checkpoint_bytes, micro_bytes
+from tasks.offline import answers
+from tasks.preflight import checkpoint_bytes, micro_parameters
 
 #: Seconds of one core that a sample of the embedded suite takes, evaluations included, where no run
 #: of the study says better (docs/experiments.md, the quickstart's 9 runs).
 MICRO_SECONDS = 0.0025
+#: The GPU whose hours are told of given models before a run of theirs is finished.
+ESTIMATED_FOR = "h100"
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class PlanRow:
     """Runs that are finished."""
     samples: int
     """Of the steps that are left."""
-    device_hours: float
-    """GPU-hours; on the CPU hours of a core. NaN: not known."""
+    device_hours: float | None
+    """GPU-hours; on the CPU hours of a core. None: not known."""
     disk_bytes: int
     """Of the checkpoints to come."""
 
@@ -37,6 +41,8 @@ class PlanRow:
 @dataclass(frozen=True)
 class Plan:
     rows: list[PlanRow]
+    estimated: str = ""
+    """For which GPU the hours are no more than an estimate; empty where runs have been timed."""
 
     @property
     def runs(self) -> int:
@@ -47,8 +53,10 @@ class Plan:
         return sum(row.samples for row in self.rows)
 
     @property
-    def device_hours(self) -> float:
-        return sum(row.device_hours for row in self.rows)
+    def device_hours(self) -> float | None:
+        """None where it is not known of an arm."""
+        known = [row.device_hours for row in self.rows if row.device_hours is not None]
+        return sum(known) if len(known) == len(self.rows) else None
 
     @property
     def disk_bytes(self) -> int:
@@ -64,7 +72,7 @@ def plan_study(study: StudyConfig, study_dir: Path) -> Plan:
     for arm in study.arms:
         runs = [plan_run(study, study_dir, arm, seed) for seed in arm.seeds]
         rows.append(pace.row(arm.name, _settings(arm), runs))
-    return Plan(rows)
+    return Plan(rows, "" if pace.seconds is not None else f" (estimated, {ESTIMATED_FOR})")
 
 
 def _settings(arm: Arm) -> str:
@@ -77,7 +85,7 @@ class _Pace:
 
     def __init__(self, study: StudyConfig, study_dir: Path) -> None:
         self.study, self.folder = study, runs_folder(study_dir)
-        self.seconds = MICRO_SECONDS
+        self.seconds = MICRO_SECONDS if study.embedded else None
         seconds = samples = 0.0
         for file in sorted(self.folder.glob("*-s*/manifest.json")):
             run = RunDir(file.parent)
@@ -97,9 +105,26 @@ class _Pace:
             runs=len(configs),
             done=sum(not steps for steps in left.values()),
             samples=samples,
-            device_hours=samples * self.seconds * configs[0].devices / 3600,
+            device_hours=self._hours(configs, left),
             disk_bytes=sum(self._bytes(config) for config in configs if left[config.name]),
         )
+
+    def _hours(self, configs: list[RunConfig], left: dict[str, int]) -> float | None:
+        """Of given models, until one of the study's runs is finished, as estimated for the GPU of
+        :data:`ESTIMATED_FOR`; None where their sizes are not known."""
+        total = 0.0
+        for config in configs:
+            share = left[config.name] / config.train.steps
+            if self.seconds is not None:
+                samples = left[config.name] * config.samples_per_step
+                total += samples * self.seconds * config.devices / 3600
+            elif share:
+                try:
+                    needs = estimate(config, GPUS[ESTIMATED_FOR], evaluated=answers(config))
+                except ConfigError:
+                    return None
+                total += share * needs.gpu_hours
+        return total
 
     def _left(self, config: RunConfig) -> int:
         """Steps that are not made yet."""
@@ -114,5 +139,5 @@ class _Pace:
     def _bytes(self, config: RunConfig) -> int:
         if not self.study.embedded:
             return checkpoint_bytes(config)
-        micro = micro_bytes(self.study.micro)
-        return len(config.checkpoint_steps()) * COPIES_PER_CHECKPOINT * micro
+        micro = micro_parameters(self.study.micro)
+        return checkpoints(config, micro)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -19,8 +20,9 @@ from reopold.changes import accepted, settings
 from reopold.config import ConfigError, EvaluationConfig, RunConfig, check_local
 from reopold.data.prompts import check_sets, load_mix
 from reopold.data.tokenizers import check_same_tokenizer, load_tokenizer
+from reopold.estimate import checkpoints
 from reopold.preflight import Check
-from reopold.provenance import check_parents, checkpoint_digest
+from reopold.provenance import check_parents, checkpoint_digest, parameter_count
 from reopold.recipes import parse
 from reopold.run_dir import RunDir, claim_folder, write_atomic
 from reopold.studies import plan_runs, plan_supervised, runs_folder, supervised_roles
@@ -29,8 +31,6 @@ from tasks.home import http_status
 
 #: Logs, reports, trackers and Prefect's database beside the checkpoints.
 OVERHEAD_BYTES = 200 * 2**20
-#: A checkpoint holds the weights and AdamW's two moments.
-COPIES_PER_CHECKPOINT = 3
 
 
 def check_run(config: RunConfig, run_dir: Path) -> None:
@@ -74,9 +74,9 @@ def claim_run(config: RunConfig, run_dir: Path, accept: Sequence[str] = ()) -> N
 
 
 def checkpoint_bytes(config: RunConfig) -> int:
-    """Size of all checkpoints that the run will keep."""
-    weights = sum(file.stat().st_size for file in Path(config.model.student).glob("*.safetensors"))
-    return len(config.checkpoint_steps()) * COPIES_PER_CHECKPOINT * weights
+    """Size of all checkpoints that the run will keep; 0 where nobody knows its student's size."""
+    parameters = parameter_count(config.model.student)
+    return 0 if math.isnan(parameters) else checkpoints(config, parameters)
 
 
 #: Of a study file: what may be added to, or changed, without touching a run that is there.
@@ -100,9 +100,8 @@ def check_study(study: StudyConfig, study_dir: Path, accept: Sequence[str] = ())
     for evaluation in runs[0].evaluations:
         check_settings(evaluation)
     if study.embedded:
-        checkpoints = sum(len(run.checkpoint_steps()) for run in runs)
-        needed = checkpoints * COPIES_PER_CHECKPOINT * micro_bytes(study.micro)
-        require_disk(study_dir, needed)
+        student = micro_parameters(study.micro)
+        require_disk(study_dir, sum(checkpoints(run, student) for run in runs))
     else:
         for config in runs:
             check_run(config, runs_folder(study_dir) / config.name)
@@ -254,6 +253,6 @@ def require_disk(folder: Path, needed: int) -> None:
         )
 
 
-def micro_bytes(micro: MicroConfig) -> int:
-    """Size of the micro student's float32 weights: about 14 width^2 parameters a layer."""
-    return 14 * micro.student_width**2 * micro.student_layers * 4
+def micro_parameters(micro: MicroConfig) -> int:
+    """Of the micro student: about 14 width^2 a layer."""
+    return 14 * micro.student_width**2 * micro.student_layers

@@ -31,7 +31,7 @@ def run_scaling(study_dir: str) -> str:
     reused = all(each.done() for each in measured)
     if not reused:
         show(Progress("study", STAGE))
-        threads = {"OMP_NUM_THREADS": str(measured[0].run.config().train.threads)}
+        threads = {"OMP_NUM_THREADS": str(measured[0].config.train.threads)}
         with slot() as held:
             run_module(
                 "evals.run",

@@ -117,8 +117,9 @@ def _cells(row: AlarmRow) -> list[Cell]:
 
 def alarm_words(study: Study, rows: list[AlarmRow]) -> list[str]:
     """In sentences: which runs raised alarms, which did not, and of which it is not known."""
-    known = [run.name for run in study.everyone if run.events is not None]
-    unknown = [run.name for run in study.everyone if run.events is None]
+    trained = [run for run in study.everyone if not run.given]
+    known = [run.name for run in trained if run.events is not None]
+    unknown = [run.name for run in trained if run.events is None]
     loud = list(dict.fromkeys(row.run for row in rows if row.alarm != DAMAGED))
     damaged = [row.run for row in rows if row.alarm == DAMAGED]
     sentences = []

@@ -348,7 +348,7 @@ def _seed_row(scores: _Scores, run: Run) -> SeedRow:
         seed=run.seed,
         run=run.name,
         checkpoint_step=final.step,
-        steps=run.config.train.steps,
+        steps=run.steps,
         score=Interval(average.value, average.low, average.high)
         if average is not None
         else estimate.interval(),

@@ -28,6 +28,7 @@ class RunFacts:
     steps: int
     seconds: float | None
     config_digest: str
+    """Empty for a model that was given: nobody knows its recipe."""
     git_commit: str
     checkpoints: dict[str, str]
     """Digest of each evaluated checkpoint, by step."""
@@ -47,9 +48,11 @@ def run_facts(run: Run) -> RunFacts:
         seed=run.seed,
         status=str(manifest.get("status", "new")),
         step=int(manifest.get("step", 0)),
-        steps=run.config.train.steps,
+        steps=run.steps,
         seconds=float(seconds) if seconds is not None and math.isfinite(seconds) else None,
-        config_digest=str(manifest.get("config_digest") or run.directory.digest()),
+        config_digest=""
+        if run.given
+        else str(manifest.get("config_digest") or run.directory.digest()),
         git_commit=str(manifest.get("git_commit") or "unknown"),
         checkpoints={str(step): public(digest) for step, digest in sorted(digests.items())},
         parents=_public_items(manifest.get("parents")),
@@ -79,15 +82,16 @@ def provenance_table(facts: list[RunFacts]) -> Table:
     rows = []
     for fact in facts:
         newest = list(fact.checkpoints.items())[-1:]
-        checkpoint = Cell(short(newest[0][1]), f"step {newest[0][0]}") if newest else Cell("–")
+        step = f"step {newest[0][0]}" if newest and fact.config_digest else ""
+        checkpoint = Cell(short(newest[0][1]), step) if newest else Cell("–")
         parents = ", ".join(f"{name} {short(digest)}" for name, digest in fact.parents.items())
         rows.append(
             [
                 Cell(fact.run),
                 Cell(fact.status, fact.message if fact.status == "failed" else ""),
-                Cell(f"{fact.step} of {fact.steps}"),
+                Cell(f"{fact.step} of {fact.steps}" if fact.config_digest else "–"),
                 Cell("–" if fact.seconds is None else duration(fact.seconds)),
-                Cell(short(fact.config_digest)),
+                Cell(short(fact.config_digest) or "–"),
                 checkpoint,
                 Cell(parents or "–"),
             ]
@@ -102,7 +106,7 @@ def provenance_table(facts: list[RunFacts]) -> Table:
 def shared_facts(study: Study, facts: list[RunFacts]) -> list[tuple[str, str]]:
     """Commit, versions, hardware and data; where runs differ, each value with its runs."""
     values: dict[str, dict[str, list[str]]] = {}
-    for fact in facts:
+    for fact in (fact for fact in facts if fact.config_digest):
         pairs = {
             "commit": fact.git_commit,
             **{f"version of {name}": value for name, value in fact.versions.items()},

@@ -62,9 +62,10 @@ def stretches(study: Study) -> list[Stretch]:
 def _diagnostics(run: Run) -> list[Record]:
     file = run.directory.diagnostics_file
     try:
-        return read_lines(file) if file.exists() else []
+        lines = read_lines(file) if file.exists() else []
     except (json.JSONDecodeError, UnicodeDecodeError):
         return []
+    return [line for line in lines if "step" in line and "reward_counts" in line]
 
 
 def _stretch(arm: str, when: str, runs: Sequence[tuple[Run, list[Record]]]) -> Stretch | None:

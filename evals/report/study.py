@@ -91,6 +91,8 @@ class Run:
     events: list[Record] | None
     """None: there are none that can be read."""
     evaluations: list[Evaluation]
+    given: bool = False
+    """A model as it was given: there are its evaluations, and no training to tell of."""
 
     @property
     def name(self) -> str:
@@ -99,6 +101,11 @@ class Run:
     @property
     def seed(self) -> int:
         return self.config.seed
+
+    @property
+    def steps(self) -> int:
+        """Of its whole training."""
+        return 0 if self.given else self.config.train.steps
 
     @property
     def switch_samples(self) -> float:
@@ -208,7 +215,8 @@ def load_study(study_dir: Path) -> Study:
                 found.append(run)
     references = {run.arm: run for name in names for run in found if run.arm == name}
     if not config.embedded:
-        references = {name: _given_model(config, study_dir, name, notes) for name in REFERENCES}
+        names = list(config.given_models)
+        references = {name: _given_model(config, study_dir, name, notes) for name in names}
     runs = _in_study_order(config, [run for run in found if run.arm == ""], notes)
     study = Study(config, references, runs, notes, study_dir)
     notes.extend(_what_is_missing(study))
@@ -248,8 +256,8 @@ def _given_model(config: StudyConfig, study_dir: Path, name: str, notes: list[st
     recipe = config.recipe(config.compared[0])
     files = sorted(folder.path.glob(f"*/{RESULTS_FILE}"))
     evaluations = _load_evaluations(folder, [(file, 0) for file in files], notes)
-    manifest = {"status": "finished"}
-    return Run(folder, name, recipe, manifest, pd.DataFrame(), None, evaluations)
+    manifest = {"status": "given"}
+    return Run(folder, name, recipe, manifest, pd.DataFrame(), None, evaluations, given=True)
 
 
 def _load_evaluations(
@@ -307,16 +315,17 @@ def _in_study_order(config: StudyConfig, runs: list[Run], notes: list[str]) -> l
 
 def _what_is_missing(study: Study) -> list[str]:
     notes = []
-    notes += [f"There is no {name} run." for name in REFERENCES if name not in study.references]
+    wanted = REFERENCES if study.config.embedded else list(study.config.given_models)
+    notes += [f"There is no {name} run." for name in wanted if name not in study.references]
     there = {run.name for run in study.runs}
     for arm in study.config.arms:
         absent = [str(seed) for seed in arm.seeds if run_name(arm, seed) not in there]
         if absent:
             notes.append(f"{arm.name} has no run for seed {', '.join(absent)}.")
     for run in study.everyone:
-        done, steps = run.manifest.get("step", 0), run.config.train.steps
+        done, steps = run.manifest.get("step", 0), run.steps
         status = run.manifest.get("status", "new")
-        if status != "finished":
+        if status not in ("finished", "given"):
             notes.append(f"Run {run.name} is not finished: {status}, {done} of {steps} steps.")
         notes += [note for name in study.expected for note in _not_evaluated(study, run, name)]
     if not study.of(study.config.baseline):
@@ -325,7 +334,7 @@ def _what_is_missing(study: Study) -> list[str]:
 
 
 def _not_evaluated(study: Study, run: Run, benchmark: str) -> list[str]:
-    evaluated, steps = run.scored(benchmark), run.config.train.steps
+    evaluated, steps = run.scored(benchmark), run.steps
     if not evaluated:
         return [f"Run {run.name} has no evaluation on {benchmark} yet."]
     if (last := evaluated[-1].step) == steps:

@@ -153,8 +153,10 @@ def _problems(
     """Test problems by id, or why they are not to be had: others would grade otherwise."""
     key = f"{results.benchmark} {results.dataset.digest} {results.dataset.limit}"
     if key not in known:
-        own = evidence / "micro"
-        data = own if (own / results.benchmark).is_dir() else None
+        own, where = evidence / "micro", Path(results.dataset.path)
+        # The embedded suite's are in the evidence; given ones may lie where they lay.
+        named = where if where.is_absolute() and where.is_file() else None
+        data = own if (own / results.benchmark).is_dir() else named
         try:
             loaded = load_problems(
                 find(results.benchmark), data, limit=results.dataset.limit or None

@@ -2,22 +2,24 @@
 
     STUDY/scaling/WHO/BENCHMARK/{results.json, samples.parquet}
 
-WHO is a run: the student before, the teacher, and the runs of the methods that `scaling.methods`
-names, every seed. All are sampled one after another in one process, with the same batch size, so
-that their times can be compared: the `seconds` of a sample are its batch's wall-clock divided by
-the samples of the batch (elsewhere they are the time until that sample was done). A few
-samples that are not kept warm a checkpoint up.
+WHO is the student before, the teacher (runs of their own, or models that were given), and the runs
+of the methods that `scaling.methods` names, every seed. All are sampled one after another in one
+process, with the same batch size, so that their times can be compared: the `seconds` of a sample
+are its batch's wall-clock divided by the samples of the batch (elsewhere they are the time until
+that sample was done). A few samples that are not kept warm a checkpoint up.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evals.evaluation import ensure_results, prepare
 from evals.results import Results, read_results
-from reopold.config import ConfigError, EvaluationConfig
+from reopold.config import ConfigError, EvaluationConfig, RunConfig
+from reopold.integrity import COMPLETE
 from reopold.provenance import checkpoint_digest
 from reopold.recipes import parse
 from reopold.run_dir import RunDir, read_object
@@ -25,6 +27,8 @@ from reopold.stopping import ShouldStop, check, never
 from reopold.study_config import REFERENCES, StudyConfig, run_name
 
 FOLDER = "scaling"
+#: WHO, its checkpoint, its step and the recipe that it is sampled by.
+Sampled = tuple[str, Path, int | None, RunConfig]
 
 
 @dataclass(frozen=True)
@@ -32,22 +36,25 @@ class Measured:
     """One checkpoint on one benchmark, many samples a question."""
 
     who: str
-    run: RunDir
-    step: int
+    checkpoint: Path
+    step: int | None
+    """None: a model that was given, of whose training nothing is known."""
+    config: RunConfig
+    """Of the run, or for a given model of the study's first arm: dtype, device, threads."""
     settings: EvaluationConfig
     output: Path
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.run.checkpoint(self.step)
+    def ready(self) -> bool:
+        """Whether the checkpoint is there."""
+        return self.step is None or (self.checkpoint / COMPLETE).exists()
 
     def done(self) -> bool:
         """Whether disk holds results for the checkpoint, problems and settings of today."""
         there = read_results(self.output)
-        if there is None or self.step not in self.run.complete_checkpoints():
+        if there is None or not self.ready():
             return False
         problems = prepare(self.settings).problems.digest
-        dtype = self.run.config().model.dtype
+        dtype = self.config.model.dtype
         return there.answers(checkpoint_digest(self.checkpoint), problems, self.settings, dtype)
 
 
@@ -74,15 +81,31 @@ def plan(study_dir: Path) -> list[Measured]:
         return []
     arms = [arm for arm in study.compared if arm.name in wanted.methods]
     names = [run_name(arm, seed) for arm in arms for seed in study.seeds]
+    trained = [
+        _trained(study_dir, who) for who in ([*REFERENCES, *names] if study.embedded else names)
+    ]
     found = []
-    for who in (*REFERENCES, *names):
-        run = RunDir(study_dir / "runs" / who)
-        config = run.config()
+    for who, checkpoint, step, config in [*_given(study), *trained]:
         for each in config.evaluations:
             settings = each.model_copy(update={"samples": wanted.samples, "limit": wanted.limit})
             output = study_dir / FOLDER / who / each.benchmark
-            found.append(Measured(who, run, config.train.steps, settings, output))
+            found.append(Measured(who, checkpoint, step, config, settings, output))
     return found
+
+
+def _trained(study_dir: Path, who: str) -> Sampled:
+    """A run's last checkpoint."""
+    run = RunDir(study_dir / "runs" / who)
+    config = run.config()
+    return who, run.checkpoint(config.train.steps), config.train.steps, config
+
+
+def _given(study: StudyConfig) -> list[Sampled]:
+    """Student and teacher of a study whose models are given; a study of grpo has no teacher."""
+    if study.embedded:
+        return []
+    config = study.recipe(study.compared[0]).with_paths(os.path.expanduser)
+    return [(who, Path(path), None, config) for who, path in study.given_models.items()]
 
 
 def run_stage(
@@ -96,7 +119,7 @@ def run_stage(
         StopRequested: a stop was asked for; the samples drawn so far are kept.
     """
     for each in measured:
-        if each.step not in each.run.complete_checkpoints():
+        if not each.ready():
             raise ConfigError(
                 f"{each.who} has no checkpoint of step {each.step}, which the scaling experiment "
                 "samples: finish the run first"
@@ -106,12 +129,11 @@ def run_stage(
     with TimedEngines() as engines:
         for each in measured:
             check(should_stop)
-            config = each.run.config()
             evaluation = prepare(
                 each.settings,
-                dtype=config.model.dtype,
-                device=config.model.device,
-                threads=config.train.threads,
+                dtype=each.config.model.dtype,
+                device=each.config.model.device,
+                threads=each.config.train.threads,
                 should_stop=should_stop,
             )
             results, made = ensure_results(

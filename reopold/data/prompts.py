@@ -13,6 +13,7 @@ import numpy as np
 from reopold.answers.judge import expected_calls
 from reopold.config import ConfigError, DataConfig, Family, check_local
 from reopold.data.images import Image, chat_parts, find_image
+from reopold.data.published import SOURCES
 from reopold.data.tokenizers import render
 from reopold.environments import Budget, check_task, opening
 
@@ -128,7 +129,9 @@ def load_prompts(path: str, *, completions: bool = False, family: Family = "math
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ConfigError(f"no prompts at {path}: {error.strerror}") from error
+        known = SOURCES.get(Path(path).parent.name)
+        hint = f"; `reopold prompts {known.name}` writes {known.title}" if known else ""
+        raise ConfigError(f"no prompts at {path}: {error.strerror}{hint}") from error
     folder = Path(path).parent
     prompts = []
     for number, line in enumerate(lines, 1):

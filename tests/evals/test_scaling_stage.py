@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -102,3 +103,27 @@ def test_a_sample_takes_its_share_of_the_batch() -> None:
     first, last = kept[SampleKey("q", 0)].seconds, kept[SampleKey("q", WARM_UP + 35)].seconds
     assert 0.05 / 80 <= first < 0.2 / 80 and 0.05 / 20 <= last < 0.2 / 20
     assert {each.seconds for each in kept.values()} == {first, last}
+
+
+def test_given_models_are_sampled_where_they_lie(study: Path, checkpoint: Path) -> None:
+    """No runs called student and teacher are there, and none are looked for."""
+    file = study / "study.json"
+    raw = json.loads(file.read_text())
+    raw |= {"data": {"train": "./train.jsonl"}, "model": {"student": str(checkpoint)}}
+    raw["evaluation"] = json.loads((study / "runs/student/config.json").read_text())["evaluation"]
+    file.write_text(json.dumps(raw))
+    for role in ("student", "teacher"):
+        shutil.rmtree(study / "runs" / role)
+    assert [each.who for each in plan(study)] == ["student", "reopold-s1", "reopold-s2"]
+    raw["model"]["teacher"] = "~/teacher"
+    file.write_text(json.dumps(raw))
+    student, teacher, *runs = plan(study)
+    assert (student.who, student.checkpoint, student.step) == ("student", checkpoint, None)
+    assert (teacher.who, teacher.checkpoint) == ("teacher", Path("~/teacher").expanduser())
+    assert (student.settings.samples, student.settings.limit) == (4, 5)
+    assert [each.checkpoint for each in runs] == [
+        study / f"runs/reopold-s{seed}/checkpoints/step-{STEPS:06d}" for seed in (1, 2)
+    ]
+    file.write_text(json.dumps(raw | {"model": {"student": str(checkpoint)}}))
+    assert main(["--scaling", str(study)]) == 0
+    assert all(each.done() for each in plan(study))

@@ -13,10 +13,12 @@ from deployments.paper import EXPERIMENTS, FOLDER, rows, table, targets
 from evals.published import published_on
 from flows.cli import app
 from reopold.config import ConfigError, RunConfig
+from reopold.data.prompts import load_prompts
 from reopold.estimate import GPUS, Assumptions
 from reopold.recipes import load_recipe
 from reopold.study_config import StudyConfig
 from tasks.offline import preflight_offline, preflight_study_offline
+from tasks.plan import plan_study
 from tests.conftest import REPO
 
 RECIPES = list(rows())
@@ -47,6 +49,25 @@ def test_a_study_has_the_counterparts(experiment: str) -> None:
     for arm in study.arms:  # nothing but the method differs
         recipe = study.recipe(arm)
         assert recipe.train == study.train and recipe.sampling == study.sampling
+
+
+def test_the_plan_of_a_study_is_its_runs_estimates(tmp_path: Path) -> None:
+    study = load_recipe(FOLDER / "tropd" / "study.yaml", StudyConfig)
+    plan = plan_study(study, tmp_path / "tropd")
+    runs = [study.recipe(arm) for arm in study.arms for _ in arm.seeds]
+    needs = [preflight_offline(run, GPUS["h100"]).needs for run in runs]
+    hours = sum(each.gpu_hours for each in needs if each is not None)
+    assert plan.device_hours == pytest.approx(hours)
+    # Two of the last, one of the best, one under way and one of save_every, 12 bytes a parameter.
+    assert plan.disk_bytes == 18 * 5 * 12 * 1_777_088_000
+    assert plan.estimated
+    unknown = load_recipe(FOLDER / "tropd" / "study.yaml", StudyConfig, ["model.student=acme/llm"])
+    assert plan_study(unknown, tmp_path / "tropd").device_hours is None
+
+
+def test_prompts_that_are_not_here_are_named_with_their_command() -> None:
+    with pytest.raises(ConfigError, match=r"reopold prompts deepmath` writes DeepMath-103K"):
+        load_prompts("./.reopold/prompts/deepmath/train.jsonl")
 
 
 def test_every_file_belongs_to_an_experiment() -> None:

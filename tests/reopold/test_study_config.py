@@ -141,7 +141,7 @@ def test_the_plan_counts_what_is_left(tmp_path: Path) -> None:
     plan = plan_study(config, tmp_path)
     assert plan.runs == 2 + 6
     assert {row.arm: row.samples for row in plan.rows}["opd"] == 2 * 10 * 128
-    assert plan.device_hours > 0 and plan.disk_bytes > 0
+    assert (plan.device_hours or 0) > 0 and plan.disk_bytes > 0
     assert not list(tmp_path.iterdir())
 
 
