@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from evals.benchmarks import Benchmark, find
 from evals.benchmarks.base import Graded
+from evals.benchmarks.places import told
 from evals.benchmarks.problems import Problems, load_problems
 from evals.grading import GRADERS, check_rule
 from evals.results import (
@@ -217,7 +218,7 @@ def _results(
         seconds=round(seconds, 3),
         generation=generation_settings(settings),
         dataset=DatasetIdentity(
-            path=problems.origin,
+            path=told(problems.origin),
             revision=problems.revision,
             digest=problems.digest,
             limit=settings.limit,
@@ -266,7 +267,7 @@ def sample_rows(questions: Sequence[Question]) -> list[SampleRow]:
             question_id=question.problem.id,
             sample=repeat,
             prompt=question.problem.messages[-1]["content"],
-            images=question.problem.images,
+            images=[told(image) for image in question.problem.images],
             cluster=question.problem.cluster or question.problem.id,
             response=sample.generation.text,
             answer=sample.generation.answer,

@@ -15,6 +15,14 @@ def home() -> Path:
     return Path(os.environ.get("REOPOLD_HOME") or ".reopold").absolute()
 
 
+def told(path: str) -> str:
+    """A path as results have it: relative to the current directory where it lies within, so that
+    they say nothing of the machine; a hub id as it is."""
+    plain = os.path.normpath(path)
+    here = os.path.relpath(plain) if Path(plain).is_absolute() else ".."
+    return path if here == ".." or here.startswith("../") else here
+
+
 def default_folders() -> list[Path]:
     """Folders of benchmarks to search: $REOPOLD_BENCHMARKS, then `benchmarks` in the home.
 

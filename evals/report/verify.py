@@ -155,7 +155,7 @@ def _problems(
     if key not in known:
         own, where = evidence / "micro", Path(results.dataset.path)
         # The embedded suite's are in the evidence; given ones may lie where they lay.
-        named = where if where.is_absolute() and where.is_file() else None
+        named = where.absolute() if where.is_file() else None
         data = own if (own / results.benchmark).is_dir() else named
         try:
             loaded = load_problems(

@@ -17,6 +17,7 @@ from PIL import Image
 
 from evals.benchmarks import find
 from evals.benchmarks.base import Benchmark, Source, pick, text_id, user
+from evals.benchmarks.places import told
 from evals.benchmarks.problems import load_problems, rows_digest
 from evals.benchmarks.reading import read_items
 from reopold.config import ConfigError
@@ -352,3 +353,14 @@ def test_answers_without_questions_are_enough_to_grade_only(tmp_path: Path) -> N
     assert [problem.gold for problem in problems.problems] == ["0", "1", "2"]
     with pytest.raises(ConfigError, match=r"answers without questions \(q0, q1, q2\)"):
         problems.check_samplable()
+
+
+def test_results_say_nothing_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inside = tmp_path / ".reopold" / "runs" / "a" / ".." / ".." / "micro" / "test.jsonl"
+    assert told(str(inside)) == ".reopold/micro/test.jsonl"
+    assert told(f"{tmp_path}/aime.jsonl (16 items)") == "aime.jsonl (16 items)"
+    assert told("math-ai/aime25") == "math-ai/aime25"
+    assert told("/elsewhere/test.jsonl") == "/elsewhere/test.jsonl"
