@@ -2,7 +2,7 @@
 
 Samples the student before (as the run began) and after (its last checkpoint) on the same prompts,
 scores both with the run's teacher and asks the run's objective what it would keep: the path of a
-training step that teaches nothing. The prompts are those that training would have met next.
+training step that teaches nothing. The prompts are of those that training had yet to come to.
 
     OUT/before.jsonl, OUT/after.jsonl    a line a rollout (:func:`reopold.step_records`)
     OUT/about.json                       what they were made from, written last
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -57,21 +58,23 @@ def record(run: RunDir, settings: MicroscopeConfig, out: Path) -> None:
         raise ConfigError(f"{config.name} has no checkpoint of step {last}: finish the run first")
     out.mkdir(parents=True, exist_ok=True)
     (out / ABOUT).unlink(missing_ok=True)
+    wide, draw = _widened(config, settings), _first_unmet(config, settings)
     for when, point, step in (("before", None, 0), ("after", run.checkpoint(last), last - 1)):
-        records, floor = look(run, _widened(config, settings), point, step, settings.alternatives)
+        records, floor = look(run, wide, point, step, draw, settings.alternatives)
         lines = [json.dumps({**each, "floor": floor}) + "\n" for each in records]
         write_atomic(out / f"{when}.jsonl", "".join(lines))
     write_atomic(out / ABOUT, json.dumps(about(run, settings), indent=2, sort_keys=True))
 
 
 def look(
-    run: RunDir, config: RunConfig, point: Path | None, step: int, alternatives: int
+    run: RunDir, config: RunConfig, point: Path | None, step: int, draw: int, alternatives: int
 ) -> tuple[list[Record], float | None]:
-    """Sample, score and judge the prompts after the last step; the records and the reward floor.
+    """Sample, score and judge some prompts; the records and the reward floor.
 
     Args:
         point: checkpoint of the student; None: as the run began.
         step: whose phase the objective is in.
+        draw: which prompts, as steps of this width would number them.
     """
     import torch
 
@@ -83,7 +86,7 @@ def look(
     torch.set_num_threads(config.train.threads)
     trainer = Trainer(run, config, pick_device(config), point=point)
     try:
-        drawn = trainer.sampler.draw(config.train.steps)
+        drawn = trainer.sampler.draw(draw)
         seen = Step(step, *drawn)
         seen.batch, _ = trainer.signals(seen.prompts, seen.rollouts)
         seen.credit = trainer.objective(seen.batch, step)
@@ -116,6 +119,11 @@ def _widened(config: RunConfig, settings: MicroscopeConfig) -> RunConfig:
         "rollouts_per_prompt": settings.rollouts,
     }
     return config.model_copy(update={"sampling": config.sampling.model_copy(update=size)})
+
+
+def _first_unmet(config: RunConfig, settings: MicroscopeConfig) -> int:
+    """The first step of the widened recipe that is past all prompts of the run's own steps."""
+    return math.ceil(config.train.steps * config.sampling.prompts_per_step / settings.prompts)
 
 
 def main() -> int:

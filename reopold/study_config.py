@@ -119,7 +119,7 @@ class MicroscopeConfig(Strict):
     """Rollouts to read token by token: the student before and after, on the same prompts."""
 
     prompts: int = Field(0, ge=0)
-    """Test problems, spread over the file; 0: none are drawn."""
+    """Training prompts that the runs have not come to; 0: none are drawn."""
     rollouts: int = Field(1, ge=1)
     """Samples a prompt, of the student before and of every arm after."""
     alternatives: int = Field(4, ge=0)
