@@ -138,7 +138,7 @@ def _line_figure(analysis: Analysis, keys: Sequence[str], rows: Sequence[SweepRo
 
 
 def _dot_figure(analysis: Analysis, keys: Sequence[str], rows: Sequence[SweepRow]) -> Drawing:
-    labels = [" · ".join(row.values) for row in rows]
+    labels = [" · ".join(map(_said, row.keys, row.values)) for row in rows]
     said = "; ".join(
         f"{label} {percent(row.score.value)} %" for label, row in zip(labels, rows, strict=True)
     )
@@ -195,3 +195,9 @@ def _student_line(draw: Callable[..., object], analysis: Analysis) -> None:
 def _ends(scores: Sequence[Interval]) -> tuple[FloatArray, FloatArray, FloatArray]:
     rows = np.array([[100 * s.value, 100 * s.low, 100 * s.high] for s in scores])
     return rows[:, 0], rows[:, 1], rows[:, 2]
+
+
+def _said(key: str, value: str) -> str:
+    """A setting in a label: a switch by its name, any other by its value."""
+    switch = key.rpartition(".")[2]
+    return {"true": switch, "false": f"no {switch}"}.get(value, value)
