@@ -39,7 +39,7 @@ from reopold.config import (
     TrainConfig,
 )
 from reopold.run_dir import RunDir
-from reopold.study_config import MicroConfig, ScalingConfig, StudyConfig
+from reopold.study_config import MicroConfig, ScalingConfig, StudyConfig, Sweep, Variant
 
 FAMILIES: dict[str, Family] = {
     "micro_maths": "maths",
@@ -65,6 +65,9 @@ class Synthetic:
     benchmarks: tuple[str, ...] = ("micro_maths",)
     scaling: int = 0
     """Samples a question of the test-time scaling experiment, of reopold's runs and opd's."""
+    sweeps: tuple[Sweep, ...] = ()
+    teachers: tuple[str, ...] = ()
+    """Further teachers, from each of which a variant `from_NAME` of reopold learns."""
 
     def study(self) -> StudyConfig:
         return StudyConfig(
@@ -72,8 +75,16 @@ class Synthetic:
             methods=list(self.methods),
             seeds=list(self.seeds),
             micro=MicroConfig.model_validate(
-                {"families": [FAMILIES[name] for name in self.benchmarks]}
+                {
+                    "families": [FAMILIES[name] for name in self.benchmarks],
+                    "teachers": [{"name": name, "width": 64} for name in self.teachers],
+                }
             ),
+            sweeps=list(self.sweeps),
+            variants=[
+                Variant(name=f"from_{name}", method="reopold", teacher=name)
+                for name in self.teachers
+            ],
             sampling=SamplingConfig(prompts_per_step=8, rollouts_per_prompt=4),
             train=TrainConfig(steps=self.steps, checkpoint_every=self.every),
             evaluation=EvaluationConfig(
@@ -102,12 +113,17 @@ def write_study(folder: Path, what: Synthetic) -> Path:
     (folder / "study.json").write_text(what.study().model_dump_json(indent=2), encoding="utf-8")
     write_run(folder, what, what.run("student", "sft", 0), {what.steps: SKILLS["opd"][0]})
     write_run(folder, what, what.run("teacher", "sft", 0), {what.steps: TEACHER_SKILL})
-    for method in what.methods:
-        for seed in what.seeds:
-            config = what.run(f"{method}-s{seed}", method, seed)
-            wobble = np.random.default_rng([7, seed]).normal(0.0, 0.06)
+    for place, name in enumerate(what.teachers, 1):
+        level = TEACHER_SKILL - 0.5 * place
+        write_run(folder, what, what.run(f"teacher-{name}", "sft", 0), {what.steps: level})
+    for place, arm in enumerate(what.study().arms):
+        # Arms of one method differ by a little, so that no two of them score the same.
+        shift = 0.0 if arm.name in what.methods else -0.15 * (place - len(what.methods) + 1)
+        for seed in arm.seeds:
+            config = what.run(f"{arm.name}-s{seed}", arm.method, seed)
+            wobble = np.random.default_rng([7, seed]).normal(0.0, 0.06) + shift
             skills = {
-                step: skill(method, step / what.steps) + wobble for step in _evaluated(config)
+                step: skill(arm.method, step / what.steps) + wobble for step in _evaluated(config)
             }
             write_run(folder, what, config, skills)
     if "micro_visual" in what.benchmarks:
