@@ -177,7 +177,7 @@ def render(study: Study) -> Rendered:
         "entropy": entropy_figures(study, found),
     }
     if scopes := groups(study):
-        title = f"{study.config.title or study.config.name}: token microscope"
+        title = study.config.title or study.config.name
         files["microscope.html"] = microscope_page(title, scopes)
     page = _page(study, sections, facts) | general
     page |= {"csv_files": sorted(f"{name}.csv" for name in kept)}
