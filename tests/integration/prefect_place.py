@@ -44,7 +44,7 @@ leases.RENEW_SECONDS = 0.2
 @task
 def hold():
     with gpu.slot() as held:
-        print(held.recorded(), flush=True)
+        print(held.slots[0].recorded(), flush=True)
         input()
 hold()
 """
