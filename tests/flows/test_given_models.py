@@ -66,6 +66,7 @@ def answer(place: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_planned_run_reported_verified_and_reused(place: Path) -> None:
     study = place / ".reopold" / "studies" / "given"
     plan = answer(place, "study", "study.yaml", "--dry-run")["plan"]
