@@ -42,7 +42,7 @@ class GenerationSettings(_Frozen):
 
 class DatasetIdentity(_Frozen):
     path: str
-    """The file or hub id that was read; a file within the directory of that time relative to it."""
+    """The file or hub id that was read; one in the home relative to where the home is."""
     revision: str | None
     """Commit of the hub's data set; None for local files."""
     digest: str

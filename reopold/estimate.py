@@ -96,6 +96,8 @@ class Assumptions:
     """The same of a forward pass alone."""
     decoding: float = 0.6
     """Share of the memory's bandwidth."""
+    resampling: float = 2.0
+    """dapo: batches that are drawn for a step, up to objective.resample_rounds."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,17 @@ class _Lengths:
         return self.prompt + self.response
 
 
+def scorers(config: RunConfig) -> list[tuple[str, str, TeacherConfig]]:
+    """Models that score a run's rollouts, beside the student: what, path, where."""
+    if config.method not in DISTILLATION_METHODS:
+        return []
+    found = [("teacher", config.model.teacher, config.teacher)]
+    found += [("teacher", each.model, each) for each in config.teachers]
+    if config.method == "exopd":  # in the trainer's process
+        found.append(("reference", config.model.reference or config.model.student, TeacherConfig()))
+    return found
+
+
 def checkpoints(config: RunConfig, parameters: float) -> int:
     """Bytes on disk of the checkpoints that a run keeps, at their most."""
     train, written = config.train, len(config.checkpoint_steps())
@@ -227,13 +240,7 @@ class _Estimator:
     def __init__(self, config: RunConfig, gpu: Gpu, assume: Assumptions) -> None:
         self.config, self.gpu, self.assume = config, gpu, assume
         self.student = shape_of(config.model.student)
-        self.teachers: list[tuple[Shape, TeacherConfig]] = []
-        if config.method in DISTILLATION_METHODS:
-            named = [
-                (config.model.teacher, config.teacher),
-                *((t.model, t) for t in config.teachers),
-            ]
-            self.teachers = [(shape_of(path), serving) for path, serving in named]
+        self.teachers = [(what, shape_of(path), serving) for what, path, serving in scorers(config)]
         self.lengths = self._lengths(config.sampling.max_new_tokens)
         self.samples = config.samples_per_step
         self.width = 2 if config.model.dtype == "bfloat16" else 4
@@ -243,8 +250,8 @@ class _Estimator:
         self._trainer_memory()
         if self.config.method != "sft":
             self._place("student's sampler", self.student, self.config.engine)
-        for shape, serving in self.teachers:
-            self._place("teacher", shape, serving, scores=True)
+        for what, shape, serving in self.teachers:
+            self._place(what, shape, serving, scores=True)
         self._check_memory()
         self._step()
         self._evaluation(evaluated)
@@ -271,7 +278,9 @@ class _Estimator:
         if serving.urls:
             return
         if serving.kind == "hf":
-            size = self.width * shape.parameters if scores else min(self._cache(shape), HF_CACHE)
+            # The sampler shares the trainer's float32 weights.
+            cache = min(2 * self._cache(shape), HF_CACHE)
+            size = self.width * shape.parameters if scores else cache
             self._add(0, what if scores else f"{what}'s cache", size)
             return
         share = serving.memory_fraction * self.gpu.memory * GIB
@@ -304,14 +313,19 @@ class _Estimator:
         read = self.samples * self.lengths.whole
         peak = self.gpu.bfloat16 if config.train.precision == "bfloat16" else self.gpu.float32
         own = read * _products(self.student, self.lengths.whole) / peak
-        teaching = sum(self._teaching(shape, serving, read) for shape, serving in self.teachers)
+        teaching = sum(self._teaching(shape, serving, read) for _, shape, serving in self.teachers)
         if config.method == "sft":
             sampling, scoring = 0.0, 0.0
         else:
             replicas = config.engine.replicas if config.engine.kind == "server" else 1
-            sampling = self._decoding(config.engine, self.samples / replicas, self.lengths)
+            rounds = 1.0
+            if config.method == "dapo":
+                rounds = min(self.assume.resampling, config.objective.resample_rounds)
+            width = 4 if config.engine.kind == "hf" else self.width
+            share = self.samples / replicas
+            sampling = rounds * self._decoding(config.engine, share, self.lengths, width)
             scoring = own * FORWARD / self.assume.scoring
-        apart = all(s.kind != "hf" and s.overlap for _, s in self.teachers)
+        apart = all(s.kind != "hf" and s.overlap for _, _, s in self.teachers)
         seconds["sampling"] = sampling
         seconds["teacher"] = max(0.0, teaching - sampling) if apart else teaching
         seconds["student's scores"] = scoring
@@ -330,13 +344,19 @@ class _Estimator:
         flops = FORWARD * read * _products(shape, self.lengths.whole)
         return flops / (replicas * peak * self.assume.scoring)
 
-    def _decoding(self, serving: ServingConfig, samples: float, lengths: _Lengths) -> float:
-        """Seconds to sample so many responses of the student on one GPU; the longest end alone."""
+    def _decoding(
+        self, serving: ServingConfig, samples: float, lengths: _Lengths, width: int
+    ) -> float:
+        """Seconds to sample so many responses of the student on one GPU; the longest end alone.
+
+        Args:
+            width: bytes of a weight.
+        """
         shape = self.student
         if serving.urls:
             return 0.0
-        weights = self.width * shape.parameters
-        cache = shape.cache_per_token * self.width / 2
+        weights = width * shape.parameters
+        cache = shape.cache_per_token * width / 2
         if serving.kind == "hf":
             room: float = HF_CACHE
             most, pause = samples, LAYER_SECONDS * shape.layers
@@ -345,7 +365,7 @@ class _Estimator:
             most, pause = VLLM_SEQUENCES, VLLM_SECONDS
         together = max(1.0, min(samples, most, room / (cache * lengths.whole)))
         bandwidth = self.gpu.bandwidth * self.assume.decoding
-        peak = self.gpu.bfloat16 * self.assume.scoring
+        peak = (self.gpu.bfloat16 if width == 2 else self.gpu.float32) * self.assume.scoring
 
         def token(sequences: float) -> float:
             read = weights + sequences * cache * (lengths.prompt + lengths.response / 2)
@@ -361,7 +381,7 @@ class _Estimator:
         serving = alone if config.evaluation.engine == "vllm" else ServingConfig()
         if evaluated and config.evaluation.engine != "server":
             lengths = self._lengths(config.evaluation.max_new_tokens)
-            seconds = self._decoding(serving, evaluated, lengths)
+            seconds = self._decoding(serving, evaluated, lengths, self.width)
             self.found.evaluation_hours = len(config.checkpoint_steps()) * seconds / 3600
 
 

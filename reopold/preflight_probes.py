@@ -29,7 +29,7 @@ from reopold.preflight import Check, Status, budget, longest_prompt, read_data
 from reopold.rewards import MissingScore
 from reopold.rollouts import Needs, Rollout, SamplingParams
 from reopold.scoring import Scores, output_head, score
-from reopold.shapes import Shape, shape_from
+from reopold.shapes import Shape, known, shape_from
 from reopold.teachers.build import load_local
 from reopold.teachers.server import ServerTeacher
 from reopold.trainer import build_objective
@@ -102,7 +102,7 @@ def _sizes(config: RunConfig) -> Sizes:
     if config.method == "exopd":
         paths.append(config.model.reference or config.model.student)
     return Sizes(
-        student=shape_from(student.config.to_dict(), student.num_parameters(), path),
+        student=shape_from(known(student.config), student.num_parameters(), path),
         teachers=sum(empty_model(path).num_parameters() for path in paths),
         cache_per_token=cache_bytes_per_token(student),
     )

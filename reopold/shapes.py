@@ -138,7 +138,25 @@ def shape_of(path: str) -> Shape:
         raw = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"no checkpoint at {path}: {error}") from error
-    return shape_from(raw, int(parameter_count(Path(path).expanduser())), path)
+    counted = int(parameter_count(Path(path).expanduser()))
+    try:
+        return shape_from(raw, counted, path)
+    except ConfigError:  # keys of its own, or defaults that are not written
+        from transformers import AutoConfig
+
+        return shape_from(known(AutoConfig.from_pretrained(Path(path).expanduser())), counted, path)
+
+
+def known(config: Any) -> dict[str, Any]:
+    """A transformers config as :func:`shape_from` reads it: defaults filled in, GPT-2's `n_embd`
+    and its like under the usual names."""
+    text = config.get_text_config()
+    found = {key: getattr(text, key, None) for key in (*_KEYS.values(), "head_dim")}
+    for other in ("ffn_dim", "n_inner"):
+        found["intermediate_size"] = found["intermediate_size"] or getattr(text, other, None)
+    if found["hidden_size"]:
+        found["intermediate_size"] = found["intermediate_size"] or 4 * found["hidden_size"]
+    return {**found, "model_type": config.model_type}
 
 
 def shape_from(raw: dict[str, Any], counted: int, path: str) -> Shape:
@@ -148,8 +166,8 @@ def shape_from(raw: dict[str, Any], counted: int, path: str) -> Shape:
         ConfigError: a size is missing.
     """
     text = {**raw, **(raw.get("text_config") or {})}
-    text.setdefault("num_key_value_heads", text.get("num_attention_heads"))
-    text.setdefault("tie_word_embeddings", False)
+    text["num_key_value_heads"] = text.get("num_key_value_heads") or text.get("num_attention_heads")
+    text["tie_word_embeddings"] = bool(text.get("tie_word_embeddings"))
     missing = [key for key in _KEYS.values() if text.get(key) is None]
     if missing:
         raise ConfigError(f"{path}: its config.json has no {', '.join(missing)}")

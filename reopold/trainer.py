@@ -415,11 +415,13 @@ class Trainer:
             + answer_text(text, prompt.environment)
             for prompt, rollout, text in zip(asked, rollouts, texts, strict=True)
         ]
-        judged = JUDGES[self.config.data.reward](said, [prompt.answer for prompt in asked])
-        rewards = [
-            math.nan if rollout.error else reward if rollout.outcome is None else rollout.outcome
-            for rollout, reward in zip(rollouts, judged, strict=True)
-        ]
+        rewards = [math.nan if r.error else r.outcome for r in rollouts]
+        open_ = [place for place, reward in enumerate(rewards) if reward is None]
+        judged = JUDGES[self.config.data.reward](
+            [said[place] for place in open_], [asked[place].answer for place in open_]
+        )
+        for place, reward in zip(open_, judged, strict=True):
+            rewards[place] = reward
         return torch.tensor(rewards, device=self.device)
 
     def _checkpoint(self, step: Step) -> None:

@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,9 +112,13 @@ def slot(gpus: int = 1) -> Iterator[Held]:
         installed = len(installed_gpus()) if kind == "gpu" else os.cpu_count() or 1
         size = max(len(available), installed)
         limit = leases.limit_name(kind)
-        with ExitStack() as stack:
+        left = {each.recorded() for each in taken} - {""}
+
+        def record(lease: str) -> None:
             for each in taken:
-                stack.enter_context(leases.occupied(limit, size, each.recorded(), each.record))
+                each.record(lease)
+
+        with leases.occupied(limit, size, left, record, wanted):
             chosen = [each.name.partition("-")[2] for each in taken] if kind == "gpu" else []
             env = {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}
             yield Held(env, taken)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from uuid import UUID
@@ -23,6 +23,7 @@ from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 
+from reopold.config import ConfigError
 from tasks.launch import STOP, Interrupted
 
 #: The shortest lease that Prefect gives, so that a dead holder's slot is soon free; renewals.
@@ -37,23 +38,28 @@ def limit_name(kind: str) -> str:
 
 
 @contextmanager
-def occupied(limit: str, size: int, left: str, record: Callable[[str], None]) -> Iterator[None]:
-    """Hold a slot of `limit` (made with `size` slots if it is not there) while the block runs.
+def occupied(
+    limit: str, size: int, left: Collection[str], record: Callable[[str], None], slots: int = 1
+) -> Iterator[None]:
+    """Hold slots of `limit` (made with `size` of them if it is not there) while the block runs: all
+    by one lease, so that two jobs never hold a part each and wait for the other's.
 
     Outside a Prefect task there is no server to ask, and nothing is held.
 
     Args:
-        left: the lease of a dead holder of the same device, given back first; "" if there is none.
+        left: leases of dead holders of the same devices, given back first.
         record: told the id of the lease whenever that changes, and "" once it is given back.
 
     Raises:
+        ConfigError: a job of several slots needs more than the limit on Prefect's page.
         Interrupted: a stop was asked for while waiting.
     """
     task = TaskRunContext.get()
     if task is None:
         yield
         return
-    lease = _Lease(limit, ConcurrencyLeaseHolder(type="task_run", id=task.task_run.id), record)
+    holder = ConcurrencyLeaseHolder(type="task_run", id=task.task_run.id)
+    lease = _Lease(limit, holder, record, slots)
     lease.wait(size, left)
     done = threading.Event()
     # In our context: Prefect's settings may be of it.
@@ -79,20 +85,29 @@ def release(lease: str) -> None:
 
 class _Lease:
     def __init__(
-        self, limit: str, holder: ConcurrencyLeaseHolder, record: Callable[[str], None]
+        self,
+        limit: str,
+        holder: ConcurrencyLeaseHolder,
+        record: Callable[[str], None],
+        slots: int,
     ) -> None:
-        self.limit, self.holder, self.record = limit, holder, record
+        self.limit, self.holder, self.record, self.slots = limit, holder, record, slots
         self.id: UUID | None = None
 
-    def wait(self, size: int, left: str) -> None:
+    def wait(self, size: int, left: Collection[str]) -> None:
         """Take a lease, however long that takes."""
         said = False
         while not STOP.is_set():
             try:
                 with _client() as client:
-                    _make_limit(client, self.limit, size)
-                    if left:
-                        client.release_concurrency_slots_with_lease(UUID(left))
+                    there = _make_limit(client, self.limit, size)
+                    if there < self.slots and self.slots > 1:
+                        raise ConfigError(
+                            f"the job takes {self.slots} GPUs at once and Prefect's limit "
+                            f"{self.limit} is {there}: raise it, or take a recipe for fewer"
+                        )
+                    for lease in left:
+                        client.release_concurrency_slots_with_lease(UUID(lease))
                     reason = self._take(client)
             except httpx.HTTPError as error:
                 if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
@@ -135,7 +150,7 @@ class _Lease:
         try:
             response = client.increment_concurrency_slots_with_lease(
                 names=[self.limit],
-                slots=1,
+                slots=self.slots,
                 mode="concurrency",
                 lease_duration=LEASE_SECONDS,
                 holder=self.holder,
@@ -157,11 +172,13 @@ def _client() -> SyncPrefectClient:
     return get_client(httpx_settings={"timeout": ANSWER_SECONDS}, sync_client=True)
 
 
-def _make_limit(client: SyncPrefectClient, name: str, size: int) -> None:
+def _make_limit(client: SyncPrefectClient, name: str, size: int) -> int:
+    """The slots of the limit, which is made if it is not there."""
     try:
-        client.read_global_concurrency_limit_by_name(name)
+        return client.read_global_concurrency_limit_by_name(name).limit
     except ObjectNotFound:
         with suppress(ObjectAlreadyExists):  # by another process, just now
             client.create_global_concurrency_limit(
                 GlobalConcurrencyLimitCreate(name=name, limit=size)
             )
+        return size

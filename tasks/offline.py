@@ -14,14 +14,13 @@ from evals.benchmarks import find
 from evals.benchmarks.places import default_folders, find_files
 from evals.evaluation import check_settings
 from reopold.config import (
-    DISTILLATION_METHODS,
     GROUP_METHODS,
     ConfigError,
     EvaluationConfig,
     RunConfig,
 )
 from reopold.data.published import SOURCES, PromptSource
-from reopold.estimate import PROMPT_TOKENS, Assumptions, Estimate, Gpu, estimate
+from reopold.estimate import PROMPT_TOKENS, Assumptions, Estimate, Gpu, estimate, scorers
 from reopold.preflight import Check, batch, contents, read_data, temperature
 from reopold.shapes import Shape, shape_of
 from reopold.study_config import StudyConfig
@@ -97,10 +96,7 @@ def _named(check: Check, arms: list[str], every: int) -> Check:
 
 
 def _models(config: RunConfig) -> list[str]:
-    paths = [config.model.student]
-    if config.method in DISTILLATION_METHODS:
-        paths += [config.model.teacher, *(teacher.model for teacher in config.teachers)]
-    return paths
+    return [config.model.student, *(path for _, path, _ in scorers(config))]
 
 
 def _data(config: RunConfig) -> Iterator[Check]:
@@ -158,7 +154,13 @@ def _together(config: RunConfig, models: dict[str, Shape]) -> Iterator[Check]:
     others = {path: shape for path, shape in models.items() if path != config.model.student}
     for path, shape in others.items():
         known = student.tokenizer and shape.tokenizer
-        if known and student.tokenizer != shape.tokenizer:
+        kin = shape.tokenizer.startswith(student.tokenizer) or student.tokenizer.startswith(
+            shape.tokenizer
+        )
+        if known and student.tokenizer != shape.tokenizer and kin:
+            found = f"{shape.tokenizer} may have the ids of {student.tokenizer}"
+            yield Check("tokenizers", "warn", f"{path}: {found}", "preflight without --offline")
+        elif known and student.tokenizer != shape.tokenizer:
             yield Check(
                 "tokenizers",
                 "fail",
@@ -170,8 +172,11 @@ def _together(config: RunConfig, models: dict[str, Shape]) -> Iterator[Check]:
             yield Check("tokenizers", "pass", f"{path} has the student's ids ({shape.tokenizer})")
         else:
             yield Check("tokenizers", "warn", f"not known of {path}", "preflight without --offline")
-    blind = [path for path, shape in models.items() if shape.vision is None]
-    if config.family == "visual" and student.ids and blind:
+    # Teachers of some sources may have prompts without pictures; of a local model only its loading
+    # tells whether it sees.
+    given = {config.model.student, config.model.teacher, config.model.reference} & models.keys()
+    blind = sorted(p for p in given if models[p].ids and models[p].vision is None)
+    if config.family == "visual" and blind:
         yield Check("images", "fail", f"{', '.join(blind)} takes no images", "choose other models")
     longest = PROMPT_TOKENS[config.family] + config.sampling.max_new_tokens
     limits = {path: shape.positions for path, shape in models.items()}

@@ -16,11 +16,15 @@ def home() -> Path:
 
 
 def told(path: str) -> str:
-    """A path as results have it: relative to the current directory where it lies within, so that
-    they say nothing of the machine; a hub id as it is."""
-    plain = os.path.normpath(path)
-    here = os.path.relpath(plain) if Path(plain).is_absolute() else ".."
-    return path if here == ".." or here.startswith("../") else here
+    """A path as results have it: what lies in the home relative to where the home is, so that it
+    says nothing of the machine; anything else, a hub id among it, as it is."""
+    plain = Path(os.path.normpath(path))
+    return str(plain.relative_to(home().parent)) if plain.is_relative_to(home()) else path
+
+
+def placed(path: str) -> Path:
+    """The file that :func:`told` told of."""
+    return home().parent / path  # an absolute path stays itself
 
 
 def default_folders() -> list[Path]:

@@ -6,6 +6,7 @@ import base64
 import io
 from pathlib import Path
 
+from evals.benchmarks.places import placed
 from evals.report.study import Study
 from reopold.config import ConfigError
 from reopold.data.images import load_image
@@ -22,7 +23,7 @@ def picture(study: Study, path: str) -> str | None:
     """
     name = Path(path).name
     own = [f for f in sorted(study.folder.glob("micro/*/images")) if (f / name).is_file()]
-    file = own[0] / name if own else Path(path)
+    file = own[0] / name if own else placed(path)
     try:
         image = load_image(str(file))  # whatever is no picture is not shown
         if file.suffix == ".png" and file.stat().st_size <= SMALL_BYTES:

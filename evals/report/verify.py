@@ -18,6 +18,7 @@ import pandas as pd
 
 from evals.benchmarks import find
 from evals.benchmarks.base import Graded, Problem
+from evals.benchmarks.places import placed
 from evals.benchmarks.problems import load_problems
 from evals.grading import grade_many
 from evals.grading.verdict import BROKEN
@@ -153,9 +154,9 @@ def _problems(
     """Test problems by id, or why they are not to be had: others would grade otherwise."""
     key = f"{results.benchmark} {results.dataset.digest} {results.dataset.limit}"
     if key not in known:
-        own, where = evidence / "micro", Path(results.dataset.path)
+        own, where = evidence / "micro", placed(results.dataset.path)
         # The embedded suite's are in the evidence; given ones may lie where they lay.
-        named = where.absolute() if where.is_file() else None
+        named = where if where.is_file() else None
         data = own if (own / results.benchmark).is_dir() else named
         try:
             loaded = load_problems(

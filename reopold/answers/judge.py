@@ -10,7 +10,7 @@ from typing import Any
 from reopold.answers.marked import answer_reward
 from reopold.answers.thinking import answer_text
 from reopold.config import Reward
-from reopold.environments.calls import ToolCall, call_blocks, read_call
+from reopold.environments.calls import ToolCall, call_blocks, parsed, read_call
 
 Judge = Callable[[Sequence[str], Sequence[str]], list[float]]
 
@@ -69,11 +69,11 @@ def _said_calls(response: str) -> list[ToolCall]:
     calls = []
     for block in call_blocks(response):
         try:
-            read = [json.loads(block)]
-        except ValueError:
+            read = [parsed(block)]
+        except (ValueError, RecursionError):
             try:
-                read = [json.loads(line) for line in block.splitlines() if line.strip()]
-            except ValueError:
+                read = [parsed(line) for line in block.splitlines() if line.strip()]
+            except (ValueError, RecursionError):
                 read = [None]
         calls += [read_call(_with_arguments(call)) for call in read]
     return calls
@@ -86,9 +86,23 @@ def _with_arguments(call: Any) -> Any:
 
 
 def _counted(calls: Sequence[ToolCall]) -> Counter[str]:
-    return Counter(
-        json.dumps([call.name, call.arguments, call.fault], sort_keys=True) for call in calls
-    )
+    return Counter(map(_written, calls))
+
+
+def _written(call: ToolCall) -> str:
+    """Equal for equal calls; 1.0 is 1."""
+    try:
+        return json.dumps([call.name, _whole(call.arguments), call.fault], sort_keys=True)
+    except RecursionError:
+        return "nested too deep"
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 JUDGES: dict[Reward, Judge] = {

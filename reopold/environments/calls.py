@@ -55,7 +55,7 @@ def read_call(call: Any) -> ToolCall:
     arguments = call.get("arguments", {})
     if isinstance(arguments, str):
         try:
-            arguments = _parsed(arguments)
+            arguments = parsed(arguments)
         except (ValueError, RecursionError):
             arguments = None
     if not isinstance(arguments, dict):
@@ -65,12 +65,12 @@ def read_call(call: Any) -> ToolCall:
 
 def _read_block(block: str) -> ToolCall:
     try:
-        return read_call(_parsed(block))
+        return read_call(parsed(block))
     except (ValueError, RecursionError) as error:
         return ToolCall(fault=f"the call is not JSON ({error})")
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
     """Raises ValueError, RecursionError: it is no JSON."""
     return json.loads(text, parse_constant=_refuse)
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from evals.benchmarks import find
 from evals.benchmarks.base import Benchmark, Source, pick, text_id, user
-from evals.benchmarks.places import told
+from evals.benchmarks.places import placed, told
 from evals.benchmarks.problems import load_problems, rows_digest
 from evals.benchmarks.reading import read_items
 from reopold.config import ConfigError
@@ -358,9 +358,12 @@ def test_answers_without_questions_are_enough_to_grade_only(tmp_path: Path) -> N
 def test_results_say_nothing_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REOPOLD_HOME", str(tmp_path / ".reopold"))
     inside = tmp_path / ".reopold" / "runs" / "a" / ".." / ".." / "micro" / "test.jsonl"
     assert told(str(inside)) == ".reopold/micro/test.jsonl"
-    assert told(f"{tmp_path}/aime.jsonl (16 items)") == "aime.jsonl (16 items)"
+    # From wherever the report is drawn, it is found again.
+    monkeypatch.chdir("/")
+    assert placed(told(str(inside))) == tmp_path / ".reopold" / "micro" / "test.jsonl"
     assert told("math-ai/aime25") == "math-ai/aime25"
-    assert told("/elsewhere/test.jsonl") == "/elsewhere/test.jsonl"
+    given = str(tmp_path / "aime.jsonl")
+    assert told(given) == given and placed(given) == Path(given)

@@ -20,6 +20,7 @@ from reopold.study_config import StudyConfig
 from tasks.offline import preflight_offline, preflight_study_offline
 from tasks.plan import plan_study
 from tests.conftest import REPO
+from tests.reopold.tiny_vision import tiny_qwen25_vl
 
 RECIPES = list(rows())
 IDS = [f"{row.experiment}/{row.placement}" for row in RECIPES]
@@ -127,6 +128,22 @@ def test_what_would_go_wrong_is_said(sections: dict[str, Any], name: str, messag
     failed = [check for check in checks if check.status == "fail"]
     assert name in {check.name for check in failed}, failed
     assert any(message in f"{check.found} {check.mend}" for check in failed), failed
+
+
+def test_a_teacher_of_other_prompts_need_not_see(tmp_path: Path) -> None:
+    local = tiny_qwen25_vl(tmp_path / "teacher")
+    config = load_recipe(FOLDER / "visual-3b" / "4gpu.yaml", RunConfig)
+    text = [{"model": "Qwen/Qwen2.5-7B-Instruct", "sources": ["deepmath"]}]
+    raw = config.model_dump(mode="json") | {"teachers": text}
+    several = preflight_offline(RunConfig.model_validate(raw), GPUS["h200"]).checks
+    raw = config.model_dump(mode="json")
+    raw["model"]["teacher"] = str(local)
+    given = preflight_offline(RunConfig.model_validate(raw), GPUS["h200"]).checks
+    for checks in (several, given):
+        assert not [c for c in checks if c.status == "fail" and c.name in ("images", "tokenizers")]
+    raw["model"]["teacher"] = "Qwen/Qwen2.5-7B-Instruct"
+    blind = preflight_offline(RunConfig.model_validate(raw), GPUS["h200"]).checks
+    assert [c.name for c in blind if c.status == "fail"] == ["images"]
 
 
 def test_prompts_that_are_here_are_read(tmp_path: Path) -> None:

@@ -38,13 +38,14 @@ flow = Flow.from_source(source=sys.argv[1], entrypoint="flows/distill.py:distill
 print(flow.deploy(name="distill", work_pool_name="here", print_next_steps=False))
 """
 HOLD = """
+import os
 from prefect import task
 from tasks import gpu, leases
 leases.RENEW_SECONDS = 0.2
 @task
 def hold():
-    with gpu.slot() as held:
-        print(held.slots[0].recorded(), flush=True)
+    with gpu.slot(int(os.environ.get("WANTED", "1"))) as held:
+        print(*{each.recorded() for each in held.slots}, flush=True)
         input()
 hold()
 """

@@ -95,6 +95,22 @@ def test_the_limit_counts_every_home_of_the_host_and_can_be_lowered(
             assert place.slots_taken() == 2
 
 
+def test_a_job_of_two_gpus_holds_both_by_one_lease(place: Place, devices: None) -> None:
+    with place.holding_a_slot(WANTED="2", CUDA_VISIBLE_DEVICES="3,5") as lease:
+        assert len(lease().split()) == 1
+        assert place.slots_taken() == 2
+    assert place.slots_taken() == 0 and gpu.stale_leases() == {}
+    # It must not wait for ever with both devices locked.
+    place.lower_limit(1)
+    with (
+        pytest.raises(AssertionError),
+        place.holding_a_slot(WANTED="2", CUDA_VISIBLE_DEVICES="3,5") as lease,
+    ):
+        assert lease() == ""
+    assert not any(gpu.held().values())
+    place.lower_limit(2)
+
+
 def test_cancel_saves_ends_everything_and_frees_the_slot(place: Place, launch: Any) -> None:
     flow_run, run, _ = launch("cancelled", ENDLESS)
     place.set_state(flow_run, "CANCELLING", "Cancelling")

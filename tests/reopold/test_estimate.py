@@ -209,6 +209,26 @@ def test_sampling_and_teaching() -> None:
     assert slow["sampling"] > 5 * found["sampling"]
 
 
+def test_what_else_a_method_draws_and_loads() -> None:
+    assert seconds(run("dapo"))["sampling"] == pytest.approx(2 * seconds(run("grpo"))["sampling"])
+    once = run("dapo", objective={"resample_rounds": 1})
+    assert seconds(once)["sampling"] == seconds(run("grpo"))["sampling"]
+    plain, against = run("opd"), run("exopd", model={"reference": "Skywork/Skywork-OR1-7B"})
+    extra = estimate(against, H100).memory(0) - estimate(plain, H100).memory(0)
+    assert extra * GIB == pytest.approx(2 * shape_of(TEACHER).parameters)
+    # It scores in the trainer's process, after the sampling.
+    assert seconds(against)["teacher"] > seconds(plain)["teacher"]
+    itself = estimate(run("exopd"), H100).memory(0) - estimate(plain, H100).memory(0)
+    assert itself * GIB == pytest.approx(2 * shape_of(STUDENT).parameters)
+
+
+def test_the_shared_sampler_is_float32() -> None:
+    few = {"prompts_per_step": 1, "rollouts_per_prompt": 1, "max_new_tokens": 100}
+    shared = run(engine={"kind": "hf", "replicas": 1, "gpus": []}, sampling=few)
+    (cache,) = (p.gib for p in estimate(shared, H100).parts if "cache" in p.what)
+    assert cache * GIB == pytest.approx(300 * 2 * shape_of(STUDENT).cache_per_token)
+
+
 def test_hours_and_money() -> None:
     found = estimate(run(), H100, evaluated=3200)
     training = 300 * sum(found.seconds.values()) / 3600

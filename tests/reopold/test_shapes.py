@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from reopold.config import ConfigError
 from reopold.engines.hf import cache_bytes_per_token, load_model
 from reopold.provenance import parameter_count
-from reopold.shapes import Shape, catalogue, shape_of
-from tests.reopold.tiny_vision import tiny_qwen25_vl
+from reopold.shapes import Shape, catalogue, known, shape_from, shape_of
+from tests.reopold.tiny_vision import tiny_llava, tiny_qwen25_vl
 
 DISTINCT = {shape.model_dump_json(): name for name, shape in catalogue().items()}
 
@@ -70,6 +71,35 @@ def test_local_checkpoints(suite: Path, tmp_path: Path) -> None:
         assert shape.parameters == model.num_parameters()
         # The catalogue's caches are of bfloat16, this one of float32.
         assert 2 * shape.cache_per_token == cache_bytes_per_token(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "intermediate"),
+    [
+        ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50}, 128),
+        ("opt", {"hidden_size": 32, "ffn_dim": 96, "num_hidden_layers": 2,
+                 "num_attention_heads": 4, "vocab_size": 50, "word_embed_proj_dim": 32}, 96),
+    ],
+)  # fmt: skip
+def test_configs_with_keys_of_their_own(
+    tmp_path: Path, kind: str, sizes: dict[str, int], intermediate: int
+) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+    model.save_pretrained(tmp_path)
+    shape = shape_of(str(tmp_path))
+    assert (shape.hidden, shape.layers, shape.intermediate) == (32, 2, intermediate)
+    assert shape.kv_heads == 4 and shape.positions > 0
+    assert shape_from(known(model.config), 7, "it") == shape.model_copy(update={"counted": 7})
+
+
+def test_defaults_that_a_config_does_not_write(tmp_path: Path) -> None:
+    """Llava-1.5's text_config names only what differs from Llama's defaults."""
+    folder = tiny_llava(tmp_path / "llava")
+    written = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    written["text_config"] = {"model_type": "llama", "vocab_size": 32064}
+    (Path(folder) / "config.json").write_text(json.dumps(written), encoding="utf-8")
+    shape = shape_of(str(folder))
+    assert (shape.hidden, shape.layers, shape.rows) == (4096, 32, 32064)
 
 
 def test_unknown_models_are_named() -> None:

@@ -69,6 +69,11 @@ def test_the_rewards_of_a_batch_are_in_its_order() -> None:
         (f"<tool_call>\n{json.dumps(CLOCK)}\n{{oops\n</tool_call>", [CLOCK], False),
         (tagged({"name": "weather", "parameters": WEATHER["arguments"]}), [WEATHER], True),
         (tagged(7), [], False),
+        (tagged({**WEATHER, "arguments": {"city": "Rome", "days": 2.0}}), [WEATHER], True),
+        (tagged({**WEATHER, "arguments": {"city": "Rome", "days": True}}), [WEATHER], False),
+        ("<tool_call>" + "[" * 5000, [], False),  # round in circles within a call
+        ('<tool_call>{"name": "clock", "arguments": ' + '{"a": ' * 5000, [CLOCK], False),
+        ('<tool_call>{"name": "clock", "arguments": {"a": NaN}}', [], False),
         ("No tool can do that.", [], True),
         (tagged(CLOCK), [], False),
     ],
