@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
+from reopold.bounds import BACKWARD, FORWARD
 from reopold.config import RunConfig
 from reopold.data.images import prompt_length
 from reopold.provenance import parameter_count
@@ -20,9 +21,6 @@ from reopold.teachers.base import Teacher
 from reopold.teachers.local import LocalTeacher
 from reopold.teachers.routing import RoutedTeacher
 from reopold.vision import Vision
-
-#: FLOPs a parameter and position: forward a multiply and an add, backward twice that.
-FORWARD, BACKWARD = 2, 4
 
 
 @dataclass

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from reopold.bounds import BACKWARD, CACHE_BYTES, CHUNK_LOGITS, FORWARD, SCORED_TOKENS
 from reopold.config import (
     DISTILLATION_METHODS,
     ConfigError,
@@ -27,8 +28,6 @@ GIB = 2**30
 WEIGHT, LEARNT, AUTOCAST = 4, 12, 2
 #: A checkpoint holds the weights and AdamW's two moments.
 CHECKPOINT = 12
-#: FLOPs a parameter and position: forward a multiply and an add, backward twice that.
-FORWARD, BACKWARD = 2, 4
 #: Bytes of activations that the backward pass needs, a position and layer, in units of the hidden
 #: width, of the keys' width and of the MLP's (tests/reopold/test_estimate.py counts them).
 ACTIVATIONS = {"float32": (32.2, 8.6, 16.0), "bfloat16": (30.2, 4.6, 8.0)}
@@ -36,18 +35,16 @@ ACTIVATIONS = {"float32": (32.2, 8.6, 16.0), "bfloat16": (30.2, 4.6, 8.0)}
 INPUT = 4
 #: Of the last hidden states and the norm before the head, in units of the hidden width.
 LAST = 9.4
-#: Logits that are whole in memory at once (reopold.logprobs.CHUNK_LOGITS), in three buffers.
-CHUNK_LOGITS = {"cpu": 64 * 152_064, "cuda": 512 * 152_064}
+#: Of a logit: the head works in three float32 buffers.
 LOGITS_BYTES = 3 * 4
 #: CUDA's context and libraries, and the share of its memory that the trainer's allocator wastes.
 CONTEXT, FRAGMENTS = 1.5 * GIB, 0.05
 #: Beside weights and cache in a vLLM process: its graphs and activations.
 VLLM_BYTES = 2 * GIB
-#: Tokens of one pass of a vLLM teacher (reopold.engines.vllm.SCORED_TOKENS), whose log-probs over
-#: the vocabulary are whole in memory, twice.
-SCORED_TOKENS = 2048
-#: Sequences that vLLM decodes at once, and bytes of cache of the Hugging Face engine.
-VLLM_SEQUENCES, HF_CACHE = 256, 8 * GIB
+#: Of a score over the vocabulary: a vLLM teacher holds its float32 log-probs twice.
+SCORE_BYTES = 2 * 4
+#: Sequences that vLLM decodes at once.
+VLLM_SEQUENCES = 256
 #: Seconds a decoded token that no batch makes shorter: vLLM's scheduler; launches of a layer of
 #: plain transformers.
 VLLM_SECONDS, LAYER_SECONDS = 3e-3, 1e-3
@@ -114,8 +111,8 @@ class Estimate:
     gpu: Gpu
     gpus: int
     parts: list[Part] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    """Models that do not fit where the recipe places them."""
+    tight: list[str] = field(default_factory=list)
+    """Models that their share of a GPU does not hold, in words."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Of one step, by what it is spent on."""
     steps: int = 0
@@ -143,6 +140,20 @@ class Estimate:
     def memory(self, gpu: int) -> float:
         """GiB of one of the run's GPUs."""
         return sum(part.gib for part in self.parts if part.gpu == gpu)
+
+    @property
+    def full(self) -> list[int]:
+        """GPUs that do not hold what the recipe places on them."""
+        return [gpu for gpu in range(self.gpus) if self.memory(gpu) > self.gpu.memory]
+
+    @property
+    def faults(self) -> list[str]:
+        """What does not fit where the recipe places it, in words."""
+        has = f"the {self.gpu.name} has {self.gpu.memory:g}"
+        return [
+            *self.tight,
+            *(f"GPU {gpu} needs {self.memory(gpu):.0f} GiB and {has}" for gpu in self.full),
+        ]
 
 
 def estimate(
@@ -252,7 +263,6 @@ class _Estimator:
             self._place("student's sampler", self.student, self.config.engine)
         for what, shape, serving in self.teachers:
             self._place(what, shape, serving, scores=True)
-        self._check_memory()
         self._step()
         self._evaluation(evaluated)
         self.found.disk_gib = checkpoints(self.config, self.student.parameters) / GIB
@@ -279,16 +289,16 @@ class _Estimator:
             return
         if serving.kind == "hf":
             # The sampler shares the trainer's float32 weights.
-            cache = min(2 * self._cache(shape), HF_CACHE)
+            cache = min(2 * self._cache(shape), CACHE_BYTES)
             size = self.width * shape.parameters if scores else cache
             self._add(0, what if scores else f"{what}'s cache", size)
             return
         share = serving.memory_fraction * self.gpu.memory * GIB
         needed = self.width * shape.parameters + VLLM_BYTES
         if scores:
-            needed += 2 * 4 * SCORED_TOKENS * shape.rows
+            needed += SCORE_BYTES * SCORED_TOKENS * shape.rows
         if needed > share:
-            self.found.faults.append(
+            self.found.tight.append(
                 f"the {what} needs {needed / GIB:.0f} GiB and memory_fraction "
                 f"{serving.memory_fraction:g} of a GPU gives it {share / GIB:.0f}"
             )
@@ -297,15 +307,6 @@ class _Estimator:
 
     def _cache(self, shape: Shape) -> float:
         return self.samples * (self.lengths.prompt + self.lengths.longest) * shape.cache_per_token
-
-    def _check_memory(self) -> None:
-        for gpu in range(self.found.gpus):
-            needed = self.found.memory(gpu)
-            if needed > self.gpu.memory:
-                self.found.faults.append(
-                    f"GPU {gpu} needs {needed:.0f} GiB and the {self.gpu.name} has "
-                    f"{self.gpu.memory:g}"
-                )
 
     def _step(self) -> None:
         """Teachers on GPUs of their own score while the student still samples."""
@@ -358,7 +359,7 @@ class _Estimator:
         weights = width * shape.parameters
         cache = shape.cache_per_token * width / 2
         if serving.kind == "hf":
-            room: float = HF_CACHE
+            room: float = CACHE_BYTES
             most, pause = samples, LAYER_SECONDS * shape.layers
         else:
             room = serving.memory_fraction * self.gpu.memory * GIB - weights - VLLM_BYTES

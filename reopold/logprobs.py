@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Logits that are whole in memory at once: 39 MB of float32 on a CPU (64 tokens of 152k ids), eight
-#: times that on a GPU, whose products want more rows.
-CHUNK_LOGITS = {"cpu": 64 * 152_064, "cuda": 512 * 152_064}
+from reopold.bounds import CHUNK_LOGITS
+
 #: Logits of one softmax on a CPU: the block stays in the cache while it is read five times.
 BLOCK_LOGITS = 2 * 152_064
 #: Head rows that are upcast at once where a CPU multiplies bfloat16.
@@ -92,7 +91,7 @@ def token_logprobs_and_entropy(
         weight_VD: output head; the other settings of the head are those of :class:`Head`.
         targets_N: int64 token ids below `vocab_size`.
         chunk_tokens: tokens whose logits are in memory at once; by default what fills
-            :data:`CHUNK_LOGITS`.
+            :data:`reopold.bounds.CHUNK_LOGITS`.
 
     Returns:
         logprobs_N and entropy_N, float32 (float64 for float64 input), nats.

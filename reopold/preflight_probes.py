@@ -24,7 +24,7 @@ from reopold.data.tokenizers import load_tokenizer
 from reopold.engines.base import EngineFailure
 from reopold.engines.endpoint import Endpoints, served_name
 from reopold.engines.hf import HFEngine, cache_bytes_per_token, load_model
-from reopold.estimate import trainer_memory
+from reopold.estimate import scorers, trainer_memory
 from reopold.preflight import Check, Status, budget, longest_prompt, read_data
 from reopold.rewards import MissingScore
 from reopold.rollouts import Needs, Rollout, SamplingParams
@@ -95,15 +95,10 @@ def empty_model(path: str) -> PreTrainedModel:
 def _sizes(config: RunConfig) -> Sizes:
     path = config.model.student
     student = empty_model(path)
-    paths = []
-    if config.method in DISTILLATION_METHODS:
-        local = [(config.model.teacher, config.teacher), *((t.model, t) for t in config.teachers)]
-        paths = [path for path, wanted in local if wanted.kind == "hf"]
-    if config.method == "exopd":
-        paths.append(config.model.reference or config.model.student)
+    local = [each for _, each, serving in scorers(config) if serving.kind == "hf"]
     return Sizes(
         student=shape_from(known(student.config), student.num_parameters(), path),
-        teachers=sum(empty_model(path).num_parameters() for path in paths),
+        teachers=sum(empty_model(each).num_parameters() for each in local),
         cache_per_token=cache_bytes_per_token(student),
     )
 
@@ -189,10 +184,7 @@ def _teacher_is_student(
 
 def _remote_teachers(config: RunConfig, rollouts: list[Rollout] | None) -> Iterator[Check]:
     """Each teacher at an address, asked for what the run will ask for."""
-    if config.method not in DISTILLATION_METHODS:
-        return
-    every = [(config.model.teacher, config.teacher), *((t.model, t) for t in config.teachers)]
-    for path, wanted in every:
+    for _, path, wanted in scorers(config):
         if wanted.kind == "server" and wanted.urls:
             yield from _remote_teacher(config, path, wanted, rollouts or _plain_rollouts(config))
 

@@ -28,7 +28,8 @@ from reopold.study_config import StudyConfig
 
 @dataclass(frozen=True)
 class Offline:
-    """What was found, and what the run would need; None where its models are not known."""
+    """What was found, and what the run would need; None of a study, and where models are not
+    known."""
 
     checks: list[Check]
     needs: Estimate | None
@@ -41,10 +42,10 @@ def preflight_offline(config: RunConfig, gpu: Gpu, assume: Assumptions | None = 
     found += [_benchmark(settings) for settings in config.evaluations]
     try:
         models = {path: shape_of(path) for path in _models(config)}
-        needs = estimate(config, gpu, evaluated=answers(config), assume=assume)
+        needs = needed(config, gpu, assume)
     except ConfigError as error:
         return Offline([*found, Check("models", "fail", str(error), "see the message")], None)
-    found += _together(config, models)
+    found += [*_tokenizers(config, models), *_images(config, models), _length(config, models)]
     found += _fits(needs)
     found += _costs(needs)
     return Offline(found, needs)
@@ -65,28 +66,33 @@ def preflight_study_offline(
         )
     said: dict[Check, list[str]] = {}
     hours = dollars = gpu_hours = 0.0
-    first: Estimate | None = None
     for arm in study.arms:
         one = preflight_offline(study.recipe(arm), gpu, assume)
         for check in one.checks:
             said.setdefault(check, []).append(arm.name)
         if one.needs is not None:
-            first = first or one.needs
             hours += len(arm.seeds) * one.needs.hours
             gpu_hours += len(arm.seeds) * one.needs.gpu_hours
             dollars += len(arm.seeds) * one.needs.dollars
     runs = sum(len(arm.seeds) for arm in study.arms)
     whole = f"{runs} runs: {hours:,.0f} hours one after another, {gpu_hours:,.0f} GPU-hours"
     checks = [_named(check, arms, len(study.arms)) for check, arms in said.items()]
-    return Offline([*checks, Check("study", "pass", f"{whole}, about ${dollars:,.0f}")], first)
+    return Offline([*checks, Check("study", "pass", f"{whole}, about ${dollars:,.0f}")], None)
 
 
-def answers(config: RunConfig) -> int:
-    """Sampled for the evaluation of one checkpoint, over all benchmarks."""
-    return sum(
-        settings.samples * (settings.limit or next(iter(find(settings.benchmark).items), 0))
-        for settings in config.evaluations
-    )
+def needed(config: RunConfig, gpu: Gpu, assume: Assumptions | None = None) -> Estimate:
+    """The estimate of a run, evaluations included.
+
+    Raises:
+        ConfigError: the sizes of one of its models are not known, or a benchmark is not.
+    """
+    answers = sum(_items(each) * each.samples for each in config.evaluations)
+    return estimate(config, gpu, evaluated=answers, assume=assume)
+
+
+def _items(settings: EvaluationConfig) -> int:
+    """Questions that are asked; 0 where a benchmark may have any number."""
+    return settings.limit or next(iter(find(settings.benchmark).items), 0)
 
 
 def _named(check: Check, arms: list[str], every: int) -> Check:
@@ -141,15 +147,14 @@ def _benchmark(settings: EvaluationConfig) -> Check:
     except ConfigError as error:
         return Check("benchmark", "fail", str(error), "see the message")
     here = find_files(benchmark.source, default_folders())
-    items = settings.limit or next(iter(benchmark.items), 0)
-    found = f"{benchmark.name}: {items} items x {settings.samples} samples"
+    found = f"{benchmark.name}: {_items(settings)} items x {settings.samples} samples"
     if here or benchmark.source.hub:
         return Check("benchmark", "pass", f"{found}, {'here' if here else 'from the hub'}")
     return Check("benchmark", "warn", f"{found}, not here", "see `reopold evaluate --list`")
 
 
-def _together(config: RunConfig, models: dict[str, Shape]) -> Iterator[Check]:
-    """Tokenizers, images and lengths, as far as the catalogue tells."""
+def _tokenizers(config: RunConfig, models: dict[str, Shape]) -> Iterator[Check]:
+    """Whether the others have the student's ids, as far as the catalogue tells."""
     student = models[config.model.student]
     others = {path: shape for path, shape in models.items() if path != config.model.student}
     for path, shape in others.items():
@@ -172,12 +177,18 @@ def _together(config: RunConfig, models: dict[str, Shape]) -> Iterator[Check]:
             yield Check("tokenizers", "pass", f"{path} has the student's ids ({shape.tokenizer})")
         else:
             yield Check("tokenizers", "warn", f"not known of {path}", "preflight without --offline")
+
+
+def _images(config: RunConfig, models: dict[str, Shape]) -> Iterator[Check]:
     # Teachers of some sources may have prompts without pictures; of a local model only its loading
     # tells whether it sees.
     given = {config.model.student, config.model.teacher, config.model.reference} & models.keys()
     blind = sorted(p for p in given if models[p].ids and models[p].vision is None)
     if config.family == "visual" and blind:
         yield Check("images", "fail", f"{', '.join(blind)} takes no images", "choose other models")
+
+
+def _length(config: RunConfig, models: dict[str, Shape]) -> Check:
     longest = PROMPT_TOKENS[config.family] + config.sampling.max_new_tokens
     limits = {path: shape.positions for path, shape in models.items()}
     for role, serving in (("engine", config.engine), ("teacher", config.teacher)):
@@ -187,9 +198,8 @@ def _together(config: RunConfig, models: dict[str, Shape]) -> Iterator[Check]:
     found = f"prompt and response take about {longest:,} tokens"
     if short:
         least = ", ".join(f"{name} has {limit:,}" for name, limit in short.items())
-        yield Check("length", "fail", f"{found}: {least}", "lower sampling.max_new_tokens")
-    else:
-        yield Check("length", "pass", found)
+        return Check("length", "fail", f"{found}: {least}", "lower sampling.max_new_tokens")
+    return Check("length", "pass", found)
 
 
 def _fits(needs: Estimate) -> Iterator[Check]:
@@ -201,14 +211,11 @@ def _fits(needs: Estimate) -> Iterator[Check]:
     for gpu in range(needs.gpus):
         parts = [part for part in needs.parts if part.gpu == gpu]
         held = ", ".join(f"{part.what} {part.gib:.1f}" for part in parts) or "nothing"
-        full = needs.memory(gpu) > needs.gpu.memory
+        full = gpu in needs.full
         found = f"{needs.memory(gpu):.0f} of {needs.gpu.memory:g} GiB ({held})"
         yield Check(f"GPU {gpu}", "fail" if full else "pass", found, mend if full else "")
-    for fault in needs.faults:
-        if not fault.startswith("GPU"):
-            yield Check(
-                "memory", "fail", fault, "raise its memory_fraction, or take a larger --gpu"
-            )
+    for fault in needs.tight:
+        yield Check("memory", "fail", fault, "raise its memory_fraction, or take a larger --gpu")
     yield Check("machine", "pass", f"{needs.host_gib:.0f} GiB of its memory for a checkpoint")
     yield Check("disk", "pass", f"{needs.disk_gib:.0f} GiB of checkpoints")
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reopold.config import ConfigError, RunConfig
-from reopold.estimate import GPUS, checkpoints, estimate
+from reopold.estimate import GPUS, checkpoints
 from reopold.run_dir import RunDir
 from reopold.studies import plan_run, plan_supervised, runs_folder, supervised_roles
 from reopold.study_config import Arm, StudyConfig
-from tasks.offline import answers
+from tasks.offline import needed
 from tasks.preflight import checkpoint_bytes, micro_parameters
 
 #: Seconds of one core that a sample of the embedded suite takes, evaluations included, where no run
@@ -120,10 +120,9 @@ class _Pace:
                 total += samples * self.seconds * config.devices / 3600
             elif share:
                 try:
-                    needs = estimate(config, GPUS[ESTIMATED_FOR], evaluated=answers(config))
+                    total += share * needed(config, GPUS[ESTIMATED_FOR]).gpu_hours
                 except ConfigError:
                     return None
-                total += share * needs.gpu_hours
         return total
 
     def _left(self, config: RunConfig) -> int:
@@ -139,5 +138,4 @@ class _Pace:
     def _bytes(self, config: RunConfig) -> int:
         if not self.study.embedded:
             return checkpoint_bytes(config)
-        micro = micro_parameters(self.study.micro)
-        return checkpoints(config, micro)
+        return checkpoints(config, micro_parameters(self.study.micro))

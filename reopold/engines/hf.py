@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from reopold.bounds import CACHE_BYTES
 from reopold.config import ConfigError
 from reopold.data.images import Image
 from reopold.data.tokenizers import load_tokenizer
@@ -34,8 +35,6 @@ from reopold.vision import Vision, expanded, takes_images
 
 #: Finished rows leave the batch once they make up this share of it: copying the cache costs too.
 COMPACT_SHARE = 0.2
-#: Keys and values of one batch.
-CACHE_BYTES = 8 * 2**30
 #: Padded positions a row that are never worth another batch.
 PADDING = 64
 

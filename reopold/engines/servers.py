@@ -16,9 +16,10 @@ from pathlib import Path
 import httpx
 import torch
 
+from reopold.bounds import SCORED_TOKENS
 from reopold.config import ConfigError, ServingConfig, TeacherConfig
 from reopold.engines.base import EngineFailure
-from reopold.engines.vllm import SCORED_TOKENS, settings
+from reopold.engines.vllm import settings
 from reopold.engines.worker.reopold_worker import OWNER
 from reopold.stopping import ShouldStop, check, never
 

@@ -33,9 +33,6 @@ from reopold.scoring import Scores
 from reopold.stopping import ShouldStop, StopRequested, never
 from reopold.vision import check_placeholders, image_token
 
-#: For teachers: rows whose scores over the whole vocabulary exist at once. prompt_logprobs took
-#: 7.5 GiB at 8,192 tokens of 152k ids (vllm PR 52054).
-SCORED_TOKENS = 2048
 #: Characters of vLLM's own words.
 REASON = 500
 WORKER = "reopold.engines.worker.reopold_worker.ReopoldWorker"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from reopold.engines.vllm import SCORED_TOKENS, VLLMEngine
+from reopold.bounds import SCORED_TOKENS
+from reopold.engines.vllm import VLLMEngine
 from reopold.rollouts import Needs, Rollout
 from reopold.scoring import Scores
 from reopold.stopping import ShouldStop, never
