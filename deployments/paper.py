@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from reopold.config import RunConfig
 from reopold.estimate import GPUS, Estimate
 from reopold.recipes import load_recipe
 from reopold.study_config import StudyConfig
-from tasks.offline import preflight_offline
+from tasks.offline import needed
 
 FOLDER = Path(__file__).parent / "recipes" / "paper"
 EXPERIMENTS = ("maths-from-7b", "maths-from-32b", "visual-3b", "visual-7b", "tools", "tropd")
@@ -37,8 +37,8 @@ class Row:
         return FOLDER / self.experiment / f"{self.placement}.yaml"
 
 
-def rows() -> Iterator[Row]:
-    for experiment in EXPERIMENTS:
+def rows(experiments: Sequence[str] = EXPERIMENTS) -> Iterator[Row]:
+    for experiment in experiments:
         for placement in PLACEMENTS:
             if (file := FOLDER / experiment / f"{placement}.yaml").exists():
                 yield Row(experiment, placement, _smallest(file))
@@ -47,8 +47,8 @@ def rows() -> Iterator[Row]:
 def _smallest(file: Path) -> Estimate:
     config = load_recipe(file, RunConfig)
     for name in LADDER:
-        needs = preflight_offline(config, GPUS[name]).needs
-        if needs is not None and not needs.faults:
+        needs = needed(config, GPUS[name])
+        if not needs.faults:
             return needs
     raise ValueError(f"{file} fits no GPU of {', '.join(LADDER)}")
 
@@ -56,33 +56,31 @@ def _smallest(file: Path) -> Estimate:
 def targets(experiment: str) -> list[str]:
     """Benchmarks whose published rows a study shows, and those that its runs measure."""
     study = load_recipe(FOLDER / experiment / "study.yaml", StudyConfig)
-    measured = [settings.benchmark for settings in study.evaluations]
-    return list(dict.fromkeys([*measured, *study.published]))
+    return list(dict.fromkeys([*study.evaluation.benchmarks, *study.published]))
 
 
 def table() -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    for row in rows():
-        needs, first = row.needs, row.placement == _first(row.experiment)
-        titles = ", ".join(find(name).title for name in targets(row.experiment))
-        study = load_recipe(FOLDER / row.experiment / "study.yaml", StudyConfig)
-        fullest = max(needs.memory(gpu) for gpu in range(needs.gpus))
-        cells = (
-            study.title if first else "",
-            titles if first else "",
-            f"`{row.experiment}/{row.placement}.yaml`",
-            f"{needs.gpus} x {needs.gpu.name}",
-            f"{fullest:.0f} GiB",
-            f"{needs.hours:.0f}",
-            f"{needs.gpu_hours:,.0f}",
-            f"${needs.dollars:,.0f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+    for experiment in EXPERIMENTS:
+        study = load_recipe(FOLDER / experiment / "study.yaml", StudyConfig)
+        said = (study.title, ", ".join(find(name).title for name in targets(experiment)))
+        for row in rows([experiment]):
+            lines.append(f"| {' | '.join((*said, *_cells(row)))} |")
+            said = ("", "")
     return "\n".join(lines)
 
 
-def _first(experiment: str) -> str:
-    return next(p for p in PLACEMENTS if (FOLDER / experiment / f"{p}.yaml").exists())
+def _cells(row: Row) -> tuple[str, ...]:
+    needs = row.needs
+    fullest = max(needs.memory(gpu) for gpu in range(needs.gpus))
+    return (
+        f"`{row.experiment}/{row.placement}.yaml`",
+        f"{needs.gpus} x {needs.gpu.name}",
+        f"{fullest:.0f} GiB",
+        f"{needs.hours:.0f}",
+        f"{needs.gpu_hours:,.0f}",
+        f"${needs.dollars:,.0f}",
+    )
 
 
 if __name__ == "__main__":

@@ -441,9 +441,14 @@ class EvaluationConfig(Strict):
     urls: list[str] = []
     """Addresses of servers, replicas of one another, for engine `server`."""
 
+    @property
+    def benchmarks(self) -> list[str]:
+        """All of them, the one that decides first."""
+        return [self.benchmark, *self.also]
+
     @model_validator(mode="after")
     def _each_benchmark_once(self) -> Self:
-        names = [self.benchmark, *self.also]
+        names = self.benchmarks
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"evaluation names {', '.join(twice)} twice in benchmark and also")
         return self
@@ -471,10 +476,9 @@ class Training(Strict):
     @property
     def evaluations(self) -> list[EvaluationConfig]:
         """One for each benchmark, the first first."""
-        names = [self.evaluation.benchmark, *self.evaluation.also]
-        return [
-            self.evaluation.model_copy(update={"benchmark": name, "also": []}) for name in names
-        ]
+        alone = self.evaluation.model_copy(update={"also": []})
+        names = self.evaluation.benchmarks
+        return [alone.model_copy(update={"benchmark": name}) for name in names]
 
 
 class RunConfig(Training):

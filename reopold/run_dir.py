@@ -359,12 +359,15 @@ def claim_folder(folder: Path, file: str, text: str) -> None:
         raise ConfigError(f"cannot write to {folder}: {error.strerror}") from error
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` so that a reader, or a crash, sees the old text or the new, never a part."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` so that a reader, or a crash, sees the old content or the new, never a part.
+
+    Text is written as UTF-8.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as handle:
-            handle.write(text)
+        with open(temporary, "wb") as handle:
+            handle.write(content.encode() if isinstance(content, str) else content)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)

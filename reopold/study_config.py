@@ -361,7 +361,7 @@ class StudyConfig(Training):
         if evaluation.benchmark != first or sorted(evaluation.also) != sorted(others):
             raise ValueError(
                 f"a study of {', '.join(self.micro.families)} is evaluated on its own problems "
-                f"(got {', '.join([evaluation.benchmark, *evaluation.also])}): set "
+                f"(got {', '.join(evaluation.benchmarks)}): set "
                 f"evaluation.benchmark={first} and evaluation.also=[{', '.join(others)}]"
             )
         return self

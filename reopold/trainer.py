@@ -409,18 +409,16 @@ class Trainer:
             [r.last_message_ids for r in rollouts], skip_special_tokens=True
         )
         copies = self.config.sampling.rollouts_per_prompt
-        asked = [prompt for prompt in prompts for _ in range(copies)]
-        said = [
-            opened_thought(self.tokenizer, rollout.prompt_ids)
-            + answer_text(text, prompt.environment)
-            for prompt, rollout, text in zip(asked, rollouts, texts, strict=True)
-        ]
         rewards = [math.nan if r.error else r.outcome for r in rollouts]
-        open_ = [place for place, reward in enumerate(rewards) if reward is None]
-        judged = JUDGES[self.config.data.reward](
-            [said[place] for place in open_], [asked[place].answer for place in open_]
-        )
-        for place, reward in zip(open_, judged, strict=True):
+        undecided = [place for place, reward in enumerate(rewards) if reward is None]
+        said, wanted = [], []
+        for place in undecided:
+            prompt = prompts[place // copies]
+            opened = opened_thought(self.tokenizer, rollouts[place].prompt_ids)
+            said.append(opened + answer_text(texts[place], prompt.environment))
+            wanted.append(prompt.answer)
+        judged = JUDGES[self.config.data.reward](said, wanted)
+        for place, reward in zip(undecided, judged, strict=True):
             rewards[place] = reward
         return torch.tensor(rewards, device=self.device)
 

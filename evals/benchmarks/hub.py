@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from evals.benchmarks.base import Row, Source
 from evals.benchmarks.places import home, how_to_place
 from evals.benchmarks.reading import Item, read_items
 from reopold.config import ConfigError
+from reopold.run_dir import write_atomic
 
 
 class Fetched(NamedTuple):
@@ -106,7 +106,5 @@ def _saved(image: dict[str, Any] | None) -> str | None:
     path = home() / "benchmark-images" / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{name}.{os.getpid()}.tmp")
-        part.write_bytes(image["bytes"])
-        os.replace(part, path)
+        write_atomic(path, image["bytes"])
     return str(path)

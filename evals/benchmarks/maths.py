@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from evals.benchmarks.base import Benchmark, Row, Sampling, Source, pick, text_id, user
+from reopold.data.published import BOXED
 
-BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
 AIME_RULE = (
     r"Put your final answer within \boxed{}. "
     "The answer is an integer between 0 and 999 inclusive."

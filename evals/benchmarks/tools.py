@@ -14,7 +14,6 @@ from evals.benchmarks.maths import (
     AIME25,
     AIME_RULE,
     AMC23,
-    BOXED,
     GSM8K,
     INTEGER_RULE,
     MATH500,
@@ -22,6 +21,7 @@ from evals.benchmarks.maths import (
 )
 from evals.benchmarks.tau2 import load_tau2_mock, tau2_gold, tau2_messages
 from reopold.config import ConfigError
+from reopold.data.published import BOXED
 
 #: The form of reopold.environments.python, that of ToRA and ToRL.
 _PYTHON = (

@@ -187,8 +187,7 @@ class Study:
     def expected(self) -> list[str]:
         """The benchmarks that every checkpoint is evaluated on, the main one first."""
         everyone = [*self.runs, *self.references.values()]
-        evaluation = (everyone[0] if everyone else self).config.evaluation
-        return [evaluation.benchmark, *evaluation.also]
+        return (everyone[0] if everyone else self).config.evaluation.benchmarks
 
     @cached_property
     def benchmarks(self) -> list[str]:

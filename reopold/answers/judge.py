@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from reopold.answers.marked import answer_reward
@@ -66,17 +67,16 @@ def expected_calls(answer: str) -> Counter[str]:
 def _said_calls(response: str) -> list[ToolCall]:
     """The calls of all `<tool_call>` blocks. A block holds a call, or one on each line (ToolRL),
     with `arguments` or `parameters`."""
-    calls = []
-    for block in call_blocks(response):
-        try:
-            read = [parsed(block)]
-        except (ValueError, RecursionError):
-            try:
-                read = [parsed(line) for line in block.splitlines() if line.strip()]
-            except (ValueError, RecursionError):
-                read = [None]
-        calls += [read_call(_with_arguments(call)) for call in read]
-    return calls
+    written = (call for block in call_blocks(response) for call in _in_block(block))
+    return [read_call(_with_arguments(call)) for call in written]
+
+
+def _in_block(block: str) -> list[Any]:
+    """The JSON of a block, as a whole or by lines; None for a block that is neither."""
+    for texts in ([block], block.splitlines()):
+        with suppress(ValueError, RecursionError):
+            return [parsed(text) for text in texts if text.strip()]
+    return [None]
 
 
 def _with_arguments(call: Any) -> Any:

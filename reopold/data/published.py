@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from reopold.config import ConfigError, Family, Reward
+from reopold.data.images import PLACEHOLDER
 from reopold.run_dir import write_atomic
 
 Row = dict[str, Any]
-#: What the benchmarks of maths append to a question (evals/benchmarks/maths.py).
+#: What is appended to a question of maths, here and in the benchmarks.
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
-IMAGE = "<image>"
 #: Rows that are read from a file at once.
 BATCH = 1000
 
@@ -88,9 +88,9 @@ def geometry3k(row: Row) -> Row | None:
     images = [image["bytes"] for image in row["images"]]
     if not answer or not images or not all(images):
         return None
-    if not problem.count(IMAGE):
-        problem = IMAGE * len(images) + problem
-    if problem.count(IMAGE) != len(images):
+    if not problem.count(PLACEHOLDER):
+        problem = PLACEHOLDER * len(images) + problem
+    if problem.count(PLACEHOLDER) != len(images):
         return None
     return {"prompt": _user(f"{problem}\n\n{BOXED}"), "answer": answer, "images": images}
 
@@ -234,9 +234,7 @@ def _saved(image: bytes, folder: Path) -> str:
     path = Path("images") / f"{hashlib.sha256(image).hexdigest()}.{kind}"
     if not (folder / path).exists():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        part = (folder / path).with_suffix(".part")
-        part.write_bytes(image)
-        part.replace(folder / path)
+        write_atomic(folder / path, image)
     return str(path)
 
 
@@ -284,9 +282,7 @@ def _by_url(source: PromptSource) -> tuple[list[Path], str]:
         answer = httpx.get(url, follow_redirects=True, timeout=60)
         answer.raise_for_status()
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_bytes(answer.content)
-        part.replace(file)
+        write_atomic(file, answer.content)
     return [file], str(source.revision)
 
 

@@ -32,9 +32,7 @@ _ITEMS = "as published"
 def shown(study: StudyConfig, study_dir: Path) -> list[PublishedScore]:
     """Those that the study's report shows: on what it measures, and on what its recipe names."""
     found = {file.parent.name for file in study_dir.glob("runs/*/eval/step-*/*/results.json")}
-    return published_on(
-        {study.evaluation.benchmark, *study.evaluation.also, *found, *study.published}
-    )
+    return published_on({*study.evaluation.benchmarks, *found, *study.published})
 
 
 def send_published(

@@ -82,10 +82,6 @@ def save(client: MlflowClient, experiment_id: str, study: StudyConfig, created: 
     return wanted
 
 
-def _benchmarks(study: StudyConfig) -> list[str]:
-    return [study.evaluation.benchmark, *study.evaluation.also]
-
-
 def _score(study: StudyConfig, benchmark: str, metric: str) -> str:
     return records.score_name(benchmark, metric, study.evaluation.samples)
 
@@ -95,14 +91,14 @@ def _methods(study: StudyConfig) -> dict[str, Any]:
     arms = [arm.name for arm in study.arms]
     charts: list[dict[str, Any]] = []
     sections: list[dict[str, Any]] = []
-    for benchmark in _benchmarks(study):
+    for benchmark in study.evaluation.benchmarks:
         sections.append(_section(f"Evaluation: {benchmark}"))
         names = [_score(study, benchmark, metric) for metric in _SCORES]
         charts += [_line(name, "eval/samples", sections[-1]) for name in names]
         charts.append(_bars(names[0], sections[-1], len(arms)))
     sections.append(_section("Training"))
     charts += [_line(name, "samples", sections[-1]) for name in _TRAINING]
-    others = [f"eval/{records.legal(name)}" for name in _benchmarks(study)]
+    others = [f"eval/{records.legal(name)}" for name in study.evaluation.benchmarks]
     sections += [_section(name, shown=False) for name in (*others, *_GROUPS)]
     return {
         "searchFilter": "tags.role = 'arm'",
